@@ -1,0 +1,50 @@
+# On a machine with Python ≥ 3.11, make and git:
+#   make demo   both papers at small size, with every table, figure and the report
+#   make test   format, lint, dry runs, tests
+PYTHON ?= python3
+CORES ?= 2
+BIN := .venv/bin
+# One thread per job: several jobs side by side use the cores better than one with many threads.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND := agg
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test check dry-runs lock clean
+
+.venv/ready: requirements.lock requirements-uv.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/snakemake --directory demo --cores $(CORES)
+	$(BIN)/snakemake --directory demo --cores $(CORES) --report results/report.html
+	@echo
+	@echo "tables   demo/results/tables/   (table1.md, table2.md, claims.csv, as CSV and LaTeX too)"
+	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, funn_figure2 as PNG and PDF)"
+	@echo "report   demo/results/report.html"
+
+test: check dry-runs
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint --directory demo
+
+dry-runs: .venv/ready
+	$(BIN)/snakemake --dry-run --quiet all
+	$(BIN)/snakemake --dry-run --quiet all --directory demo
+	$(BIN)/snakemake --dry-run --quiet all --use-conda --cores 8 tdips funn tables figures
+	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm
+	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm --directory demo
+
+# Renews both lock files from pyproject.toml.
+lock:
+	echo 'uv==0.13.8' | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes -o requirements-uv.lock -
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf results logs benchmarks demo/results demo/logs demo/benchmarks .snakemake demo/.snakemake

@@ -1,0 +1,38 @@
+"""Tables and figures of two papers on unsupervised adversarial defense: t-DIPs and FUNN."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+
+
+workflow.scattergather(**{name: found["chunks"] for name, found in EXPERIMENTS.items()})
+
+
+wildcard_constraints:
+    seed=r"\d+",
+
+
+include: "rules/data.smk"
+include: "rules/training.smk"
+include: "rules/attack.smk"
+include: "rules/defend.smk"
+include: "rules/tables.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    """Every table and figure of both papers."""
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        rules.provenance.output,

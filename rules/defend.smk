@@ -1,0 +1,109 @@
+rule evaluate:
+    """Classify one chunk of images undefended and through every feed-forward defense.
+
+    They share a job because loading the classifier takes longer than running them.
+    """
+    input:
+        images=lambda w: (
+            f"results/images/{w.experiment}/test.safetensors"
+            if w.attack == "clean"
+            else f"results/adversarial/{w.experiment}/{w.seed}/{w.classifier}/{w.attack}/{w.scatteritem}.safetensors"
+        ),
+        classifier="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
+        defenses=defense_files,
+    output:
+        "results/predictions/{experiment}/{seed}/{classifier}/{attack}/feed_forward/{scatteritem}.parquet",
+    log:
+        "logs/evaluate/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.log",
+    benchmark:
+        "benchmarks/evaluate/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="1h",
+        gpu=1,
+    params:
+        code=code("evaluate.py", "classifiers", also=feed_forward_code),
+        dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
+        images=lookup("experiments/{experiment}/images", within=config),
+        classifier=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
+        defenses=lambda w: {name: entry("defenses", w, name) for name in feed_forward(w)},
+    script:
+        "../scripts/evaluate.py"
+
+
+rule restore:
+    """Restore one chunk of attacked images and classify the result at every read-out step."""
+    input:
+        images="results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors",
+        classifiers="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
+    output:
+        rows="results/predictions/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.parquet",
+        shown="results/restored/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.safetensors",
+    log:
+        "logs/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.log",
+    benchmark:
+        "benchmarks/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.tsv"
+    wildcard_constraints:
+        defense="|".join(sorted(RESTORATIONS)) or "none-at-all",
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=8000,
+        runtime="8h",
+        gpu=1,
+    params:
+        code=code("restore.py", "defenses", "classifiers"),
+        dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
+        images=lookup("experiments/{experiment}/images", within=config),
+        classifiers=lambda w: {w.classifier: entry("classifiers", w)},
+        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
+        readouts=readouts,
+        shown=lambda w: shown(w.experiment),
+    script:
+        "../scripts/restore.py"
+
+
+use rule restore as restore_clean with:
+    input:
+        images="results/images/{experiment}/test.safetensors",
+        classifiers=classifier_files,
+    output:
+        rows="results/predictions/{experiment}/{seed}/clean/{defense}/{scatteritem}.parquet",
+        shown="results/restored/{experiment}/{seed}/clean/{defense}/{scatteritem}.safetensors",
+    log:
+        "logs/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.log",
+    benchmark:
+        "benchmarks/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.tsv"
+    wildcard_constraints:
+        defense="|".join(sorted(RESTORATIONS)) or "none-at-all",
+    params:
+        code=code("restore.py", "defenses", also=all_classifiers_code),
+        dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
+        images=lookup("experiments/{experiment}/images", within=config),
+        classifiers=lambda w: EXPERIMENTS[w.experiment]["classifiers"],
+        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
+        readouts=readouts,
+        shown=lambda w: shown(w.experiment),
+
+
+rule gather_predictions:
+    """All predictions of an experiment in one tidy table, from which tables and figures aggregate."""
+    input:
+        prediction_files,
+    output:
+        "results/predictions/{experiment}.parquet",
+    log:
+        "logs/gather_predictions/{experiment}.log",
+    benchmark:
+        "benchmarks/gather_predictions/{experiment}.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        code=code("gather_predictions.py"),
+    script:
+        "../scripts/gather_predictions.py"

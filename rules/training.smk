@@ -1,0 +1,74 @@
+rule fetch_weights:
+    """Download a torchvision checkpoint, its hash checked before it is loaded."""
+    output:
+        "results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
+    log:
+        "logs/fetch_weights/{experiment}/{seed}/{classifier}.log",
+    benchmark:
+        "benchmarks/fetch_weights/{experiment}/{seed}/{classifier}.tsv"
+    wildcard_constraints:
+        classifier=named("weights", "classifiers"),
+    conda:
+        "../envs/torch.yaml"
+    retries: 2
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        code=code("fetch_weights.py", "classifiers"),
+        entry=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
+    script:
+        "../scripts/fetch_weights.py"
+
+
+rule train_classifier:
+    """Train a classifier, for FUNN and the classic autoencoder the encoder first."""
+    input:
+        images="results/images/{experiment}/train.safetensors",
+        test="results/images/{experiment}/test.safetensors",
+    output:
+        "results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
+    log:
+        "logs/train_classifier/{experiment}/{seed}/{classifier}.log",
+    benchmark:
+        "benchmarks/train_classifier/{experiment}/{seed}/{classifier}.tsv"
+    wildcard_constraints:
+        classifier=named("training", "classifiers"),
+    conda:
+        "../envs/torch.yaml"
+    priority: 10  # everything waits for it
+    resources:
+        mem_mb=4000,
+        runtime="4h",
+        gpu=1,
+    params:
+        code=code("train_classifier.py", "classifiers"),
+        entry=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
+    script:
+        "../scripts/train_classifier.py"
+
+
+rule train_defense:
+    """Train a defense, against a classifier where it needs one ("any" where it does not)."""
+    input:
+        images="results/images/{experiment}/train.safetensors",
+        classifier=lambda w: [] if w.classifier == "any" else classifier_files(w, w.classifier),
+    output:
+        "results/defenses/{experiment}/{seed}/{classifier}/{defense}.safetensors",
+    log:
+        "logs/train_defense/{experiment}/{seed}/{classifier}/{defense}.log",
+    benchmark:
+        "benchmarks/train_defense/{experiment}/{seed}/{classifier}/{defense}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    priority: 5
+    resources:
+        mem_mb=8000,
+        runtime="8h",
+        gpu=1,
+    params:
+        code=code("train_defense.py", "defenses", also=classifier_code),
+        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
+        classifier=lambda w: None if w.classifier == "any" else entry("classifiers", w),
+    script:
+        "../scripts/train_defense.py"

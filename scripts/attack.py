@@ -1,0 +1,16 @@
+"""Attack one chunk of images and store the adversarial images with their success and norms."""
+
+from tandem_defense import logs
+from tandem_defense.stages.attack import attack
+
+with logs.capture(snakemake.log[0]):
+    attack(
+        snakemake.params.entry,
+        (snakemake.params.classifier, snakemake.input.classifier),
+        snakemake.input.images,
+        snakemake.output[0],
+        count=snakemake.params.images,
+        scatteritem=snakemake.wildcards.scatteritem,
+        seed=int(snakemake.wildcards.seed),
+        threads=snakemake.threads,
+    )

@@ -1,0 +1,1 @@
+"""Adversarial attacks on Foolbox's interface, batched and independent of batch mates."""

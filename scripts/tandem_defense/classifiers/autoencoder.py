@@ -1,0 +1,352 @@
+"""FUNN and the classic autoencoder: classifiers on the features of an unsupervised encoder.
+
+Vigouroux and Picard, "FUNN: Flexible Unsupervised Neural Network"; eq. (3)-(5) are the paper's.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tandem_defense.classifiers.base import Classifier
+from tandem_defense.settings import Count, Positive, Size, Sizes
+from tandem_defense.training import (
+    check_choice,
+    check_images,
+    check_positive,
+    check_training,
+    frozen,
+    generator,
+    initialize,
+    minimize,
+    seeded,
+)
+
+
+def distance(x: Tensor, y: Tensor, unit: Literal["mse", "l2", "sum"] = "mse") -> Tensor:
+    """The paper's L_α between images (B, C, H, W), a mean over the batch, a scalar.
+
+    ``mse``: squared error per pixel, ``sum``: squared error per image, ``l2``: Euclidean
+    distance per image (unsquared), all in [0, 1] pixels.
+    """
+    squares = (x - y).square().flatten(1)
+    if unit == "mse":
+        return squares.mean()
+    if unit == "sum":
+        return squares.sum(1).mean()
+    return squares.sum(1).clamp_min(1e-24).sqrt().mean()  # the root has no slope at 0
+
+
+def constraint(
+    error: Tensor, *, beta: float, penalty: Literal["corrected", "as_printed"] = "corrected"
+) -> Tensor:
+    """How far the defender's `error` is from satisfying eq. (5), error ≥ β; 0 where it does.
+
+    ``corrected``: max(β − error, 0). ``as_printed``: max(error − β, 0), the formula in the
+    paper, which punishes the attacker for satisfying (5).
+    """
+    return (beta - error if penalty == "corrected" else error - beta).clamp_min(0)
+
+
+class Autoencoder(nn.Module):
+    """Images (B, C, S, S) in [0, 1] to images of the same shape and range (the paper's Figure 1).
+
+    Encoder: 3×3 convolutions of stride 2 with ReLU, S → ⌈S/2⌉ per layer (28 → 14 → 7 → 4).
+    Decoder: its mirror with 3×3 deconvolutions, the last activation is (1 + tanh) / 2.
+    With ``noise_size`` > 0 it is an attacker: a vector per image is tiled over the features and
+    concatenated to them before they are decoded.
+    """
+
+    def __init__(self, *, channels: Count, size: Count, widths: Sizes, noise_size: Size = 0):
+        super().__init__()
+        check_positive(channels=channels, size=size, **{f"width {w!r}": w for w in widths})
+        self.noise_size = noise_size
+        sizes = [size]
+        for _ in widths:
+            sizes.append((sizes[-1] + 1) // 2)
+        self.shape = (widths[-1], sizes[-1], sizes[-1])  # of an image's features
+        encoder: list[nn.Module] = []
+        for i, o in pairwise((channels, *widths)):
+            encoder += [nn.Conv2d(i, o, 3, stride=2, padding=1), nn.ReLU()]
+        decoder: list[nn.Module] = []
+        for (o, i), (large, small) in reversed(
+            list(zip(pairwise((channels, *widths)), pairwise(sizes), strict=True))
+        ):
+            entry = i + noise_size if not decoder else i
+            extra = large - (2 * small - 1)  # 1 where the size to come back to is even
+            deconvolution = nn.ConvTranspose2d(entry, o, 3, 2, padding=1, output_padding=extra)
+            decoder += [deconvolution, nn.ReLU()]
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*decoder[:-1])
+
+    def decode(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images from features (B, F, s, s) and, for an attacker, noise (B, noise_size)."""
+        if self.noise_size:
+            tiles = noise[:, :, None, None].expand(-1, -1, *features.shape[2:])  # (B, n, s, s)
+            features = torch.cat([features, tiles], 1)
+        return (1 + torch.tanh(self.decoder(features))) / 2
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Att(x) or Def(x) of the paper; shape and range as the input's."""
+        return self.decode(self.encoder(images), noise)
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+    """All features (N, F, s, s) of an encoder that no longer changes: once, not once per epoch."""
+    return torch.cat([encoder(batch) for batch in images.split(batch_size)])
+
+
+class ClassicAutoencoder(Classifier):
+    """A plain autoencoder's encoder, frozen, with a dense layer of `hidden` ReLU units and logits.
+
+    The paper's baseline: "a classic auto-encoder with an architecture similar to the defender".
+    Images (B, `channels`, `size`, `size`) in [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Count = 10,
+        channels: Count = 1,
+        size: Count = 28,
+        widths: Sizes = (16, 32, 64),
+        hidden: Count = 64,
+    ):
+        super().__init__()
+        check_positive(classes=classes, hidden=hidden)
+        self.classes, self.channels, self.size = classes, channels, size
+        with seeded(0):
+            self.autoencoder = Autoencoder(channels=channels, size=size, widths=widths)
+            features = torch.Size(self.autoencoder.shape).numel()
+            self.dense = nn.Sequential(
+                nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+            )
+        self.eval()
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The encoder's features, (B, F, s, s): (B, 64, 4, 4) for MNIST.
+
+        Raises ValueError for images of another shape or that are not floating point.
+        """
+        check_images(images, self.channels, self.size)
+        return self.autoencoder.encoder(images)
+
+    def head(self, maps: Tensor) -> Tensor:
+        """Logits (B, classes) from the features, flattened: there is no pooling."""
+        return self.dense(maps)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """The autoencoder's output, shape and range as the input's."""
+        return self.autoencoder(images)
+
+    def fit(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        epochs: Count = 20,
+        learning_rate: Positive = 1e-3,
+        head_epochs: Count = 20,
+        head_rate: Positive = 1e-3,
+        batch_size: Count = 128,
+        loss_unit: Literal["mse", "l2", "sum"] = "mse",
+        initial_weights: Literal["torch", "glorot", "he"] = "he",
+    ) -> None:
+        """Train the autoencoder on `images` (N, C, S, S) in [0, 1], then the head on `labels`.
+
+        The same seed, data and thread count give the same weights. `initial_weights` (see
+        :func:`~tandem_defense.training.initialize`): ``torch`` can die on all-black images.
+        Raises ValueError for wrong shapes, ranges, labels or settings.
+        """
+        self.check(images, labels)
+        check_positive(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+        check_choice(("mse", "l2", "sum"), loss_unit=loss_unit)
+        check_choice(("torch", "glorot", "he"), initial_weights=initial_weights)
+        check_positive(head_epochs=head_epochs, head_rate=head_rate)
+        initialize(self, seed, initial_weights)
+        x = images
+
+        def loss(batch: Tensor) -> dict[str, Tensor]:
+            return {"reconstruction": distance(self.autoencoder(x[batch]), x[batch], loss_unit)}
+
+        minimize(
+            loss,
+            self.autoencoder.parameters(),
+            count=len(x),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            name="autoencoder",
+        )
+        self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """Raise ValueError unless this classifier can be trained on `images` and `labels`."""
+        check_training(images, labels, self.channels, self.size)
+        low, high = (int(v) for v in labels.aminmax())
+        if low < 0 or high >= self.classes:
+            raise ValueError(
+                f"labels lie in [{low}, {high}], expected 0 to {self.classes - 1}: "
+                "change the labels or the setting classes"
+            )
+
+    def fit_head(
+        self, images: Tensor, labels: Tensor, seed: int, epochs: int, rate: float, batch_size: int
+    ) -> None:
+        """Train the dense layers on the features of the frozen encoder with cross-entropy."""
+        features = encode(self.autoencoder.encoder, images)
+        labels = labels.to(images.device)
+
+        def loss(batch: Tensor) -> dict[str, Tensor]:
+            return {
+                "cross-entropy": nn.functional.cross_entropy(
+                    self.head(features[batch]), labels[batch]
+                )
+            }
+
+        minimize(
+            loss,
+            self.dense.parameters(),
+            count=len(images),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=rate,
+            seed=seed,
+            name="classifier",
+        )
+        self.eval()
+
+
+class FUNN(ClassicAutoencoder):
+    """The same classifier on the encoder of a defender that was trained against an attacker.
+
+    ``autoencoder`` is the defender; the attacker, another autoencoder with a vector of
+    `noise_size` numbers from U(0, 1), is needed in training and for :meth:`perturb` only.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Count = 10,
+        channels: Count = 1,
+        size: Count = 28,
+        widths: Sizes = (16, 32, 64),
+        hidden: Count = 64,
+        noise_size: Count = 32,
+    ):
+        super().__init__(
+            classes=classes, channels=channels, size=size, widths=widths, hidden=hidden
+        )
+        check_positive(noise_size=noise_size)
+        with seeded(0):
+            self.attacker = Autoencoder(
+                channels=channels, size=size, widths=widths, noise_size=noise_size
+            )
+        self.eval()
+
+    @torch.no_grad()
+    def perturb(self, images: Tensor, seed: int) -> Tensor:
+        """Att(x), the attacker's images with noise from `seed`; shape and range as the input's."""
+        return self.attacker(images, self.noise(images, generator(seed, "perturb")))
+
+    def noise(self, images: Tensor, source: torch.Generator) -> Tensor:
+        """U(0, 1) numbers for a batch of images, (B, noise_size), on the images' device."""
+        size = (len(images), self.attacker.noise_size)
+        return torch.rand(size, generator=source).to(images)
+
+    def fit(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        initialization_epochs: Size = 9,
+        optimization_epochs: Size = 31,
+        attacker_rate: Positive = 1e-3,
+        defender_rate: Positive = 5e-4,
+        optimization_rate: Positive = 1e-5,
+        gamma: Positive = 5.0,
+        beta: Positive = 0.01,
+        penalty: Literal["corrected", "as_printed"] = "corrected",
+        head_epochs: Count = 20,
+        head_rate: Positive = 1e-3,
+        batch_size: Count = 128,
+        loss_unit: Literal["mse", "l2", "sum"] = "mse",
+        initial_weights: Literal["torch", "glorot", "he"] = "he",
+    ) -> None:
+        """Train attacker and defender on `images` (N, C, S, S), then the head on `labels`.
+
+        Initialization: both reconstruct, at their own learning rates. Optimization: the
+        attacker's decoder and the defender's encoder train at `optimization_rate`, under the
+        penalty γ · :func:`constraint`. `beta` is in units of `loss_unit`.
+        Raises ValueError for wrong shapes, ranges, labels or settings.
+        """
+        self.check(images, labels)
+        check_choice(("mse", "l2", "sum"), loss_unit=loss_unit)
+        check_choice(("torch", "glorot", "he"), initial_weights=initial_weights)
+        check_choice(("corrected", "as_printed"), penalty=penalty)
+        check_positive(gamma=gamma, beta=beta, batch_size=batch_size)
+        check_positive(attacker_rate=attacker_rate, defender_rate=defender_rate)
+        check_positive(optimization_rate=optimization_rate)
+        check_positive(head_epochs=head_epochs, head_rate=head_rate)
+        initialize(self, seed, initial_weights)
+        attacker, defender, x = self.attacker, self.autoencoder, images
+        draws = generator(seed, "noise")
+
+        def initialization(batch: Tensor) -> dict[str, Tensor]:
+            original = x[batch]
+            perturbed = attacker(original, self.noise(original, draws))
+            restored = defender(perturbed.detach())
+            return {
+                "attacker (3)": distance(perturbed, original, loss_unit),
+                "defender (4)": distance(original, restored, loss_unit),
+            }
+
+        minimize(
+            initialization,
+            [
+                {"params": attacker.parameters(), "lr": attacker_rate},
+                {"params": defender.parameters(), "lr": defender_rate},
+            ],
+            count=len(x),
+            epochs=initialization_epochs,
+            batch_size=batch_size,
+            seed=seed,
+            name="initialization",
+        )
+        features = encode(attacker.encoder, x)  # frozen from here on
+
+        def optimization(batch: Tensor) -> dict[str, Tensor]:
+            original = x[batch]
+            perturbed = attacker.decode(features[batch], self.noise(original, draws))
+            shown = perturbed.view_as(perturbed)
+            restored = defender(shown)
+            error = distance(original, restored, loss_unit)
+            # One pass serves both players: the defender descends on `error`; what reaches the
+            # attacker through `shown` is that gradient times the slope of its own penalty.
+            at = error.detach().requires_grad_()
+            violation = gamma * constraint(at, beta=beta, penalty=penalty)
+            (slope,) = torch.autograd.grad(violation, at)
+            shown.register_hook(lambda gradient: slope * gradient)
+            return {
+                "attacker (3)": distance(perturbed, original, loss_unit),
+                "defender (4)": error,
+                "penalty (5)": violation.detach(),
+            }
+
+        with frozen(attacker.encoder, defender.decoder):
+            minimize(
+                optimization,
+                [*attacker.decoder.parameters(), *defender.encoder.parameters()],
+                count=len(x),
+                epochs=optimization_epochs,
+                batch_size=batch_size,
+                learning_rate=optimization_rate,
+                seed=seed,
+                name="optimization",
+            )
+        self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)

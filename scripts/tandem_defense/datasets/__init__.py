@@ -1,0 +1,1 @@
+"""Datasets: labeled images with stable ids, one class per source."""

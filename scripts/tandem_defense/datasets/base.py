@@ -1,0 +1,34 @@
+"""Labeled images with stable ids: what every dataset loads to and every later stage reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of a dataset.
+
+    images : (N, H, W, C) uint8, C = 1 or 3
+    labels : (N,) int64 in [0, len(classes))
+    ids : N distinct names; seeds derive from them
+    classes : the classes' names
+    credits : N attributions, empty strings where none is owed
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    credits: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, which: slice | list[int]) -> "ImageSet":
+        """The images at these positions."""
+        index = np.arange(len(self))[which]
+        pick = lambda names: tuple(names[i] for i in index) if names else ()  # noqa: E731
+        return ImageSet(
+            self.images[index], self.labels[index], pick(self.ids), self.classes, pick(self.credits)
+        )

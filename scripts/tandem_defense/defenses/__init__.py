@@ -1,0 +1,1 @@
+"""Defenses: restorations, trained preprocessors and two controls, each from images to images."""

@@ -1,0 +1,32 @@
+"""What every defense offers: images in, images out."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Defense(nn.Module):
+    """Images (B, C, H, W) float in [0, 1] to images of the same shape and range.
+
+    A defense is a module, so ``nn.Sequential(defense, classifier)`` is a defended classifier.
+    `ids` name the images; a random defense derives its seeds from (run seed, id), so that a
+    result does not depend on batch mates. Where they are absent the position counts.
+    A defense that must be trained also has ``fit(images, labels, *, seed, ...)``; one that is
+    trained against a particular classifier takes it as ``fit(..., classifier=...)``.
+    """
+
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Defended images, shape and range as the input's."""
+        raise NotImplementedError
+
+    def rejects(self, images: Tensor) -> Tensor:
+        """Which inputs the defense refuses to classify, (B,) bool: none, unless it detects."""
+        return images.new_zeros(len(images), dtype=bool)
+
+
+class NoDefense(Defense):
+    """The images as they are: the undefended classifier's row in every table."""
+
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """The input itself."""
+        return images

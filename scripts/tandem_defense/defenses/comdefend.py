@@ -1,0 +1,159 @@
+"""ComDefend: compress an image to a binary code and reconstruct it from there.
+
+Jia, Wei, Cao and Foroosh, "ComDefend: An Efficient Image Compression Model to Defend
+Adversarial Examples", CVPR 2019, with what the authors' released source adds.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tandem_defense.defenses.base import Defense
+from tandem_defense.seeds import derive_seed
+from tandem_defense.settings import Count, Positive, Sizes
+from tandem_defense.training import (
+    check_choice,
+    check_images,
+    check_positive,
+    check_training,
+    generator,
+    initialize,
+    minimize,
+    seeded,
+)
+
+
+def stack(widths: Sequence[int]) -> nn.Sequential:
+    """3×3 convolutions through `widths` channels with ELU in between, the size is kept."""
+    layers: list[nn.Module] = []
+    for i, o in pairwise(widths):
+        layers += [nn.Conv2d(i, o, 3, padding=1), nn.ELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class ComDefend(Defense):
+    """ComCNN, a binary code of `code` bits per pixel, RecCNN.
+
+    ComCNN runs through `compression` channels to the code, RecCNN through `reconstruction`
+    channels back to the image. At test time a bit is sigmoid(ComCNN(x − ½) − noise) > ½, with
+    noise of standard deviation `test_noise` (the released sources have 1 and 20; 0 is without)
+    that depends on `seed` and the image's id alone. Images (B, `channels`, H, W) of any size.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Count = 3,
+        compression: Sizes = (16, 32, 64, 128, 256, 128, 64, 32),
+        reconstruction: Sizes = (32, 64, 128, 256, 128, 64, 32, 16),
+        code: Count = 12,
+        test_noise: Literal[0, 1, 20] = 1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        check_positive(channels=channels, code=code)
+        check_positive(**{f"a width in {w!r}": min(w) for w in (compression, reconstruction)})
+        check_choice((0, 1, 20), test_noise=test_noise)
+        self.channels, self.code = channels, code
+        self.test_noise, self.seed = test_noise, seed
+        with seeded(0):
+            self.compress = stack((channels, *compression, code))
+            self.reconstruct = stack((code, *reconstruction, channels))
+        self.eval()
+
+    def encode(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """The code, exactly 0 or 1, (B, code, H, W).
+
+        Backward the rounding counts as the identity (straight through), so that an attack can
+        go through the defense. Raises ValueError for wrong images or another number of ids.
+        """
+        check_images(images, self.channels)
+        names = [str(i) for i in range(len(images))] if ids is None else list(ids)
+        if len(names) != len(images):
+            raise ValueError(
+                f"there are {len(names)} ids for {len(images)} images, expected one each: "
+                "pass the ids of this batch, or none"
+            )
+        linear = self.compress(images - 0.5)
+        if self.test_noise:
+            linear = linear - self.test_noise * torch.stack(
+                [self.noise(linear[0].shape, name) for name in names]
+            ).to(linear)
+        soft = torch.sigmoid(linear)
+        return (soft > 0.5).to(soft) + (soft - soft.detach())
+
+    def noise(self, shape: torch.Size, name: str) -> Tensor:
+        """Standard normal numbers for the image called `name`, on the CPU."""
+        source = torch.Generator().manual_seed(derive_seed(self.seed, "comdefend", name))
+        return torch.randn(shape, generator=source)
+
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Images from their binary codes, shape and range as the input's."""
+        return torch.sigmoid(self.reconstruct(self.encode(images, ids)))
+
+    def fit(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int,
+        epochs: Count = 30,
+        batch_size: Count = 20,
+        learning_rate: Positive = 1e-3,
+        patch: Count = 32,
+        noise: Positive = 20.0,
+        code_weight: float = 1e-4,
+    ) -> None:
+        """Train both networks on `images` (N, C, H, W) in [0, 1]; labels are not used.
+
+        A batch is one random square of `patch` pixels per image (the whole side, if that is
+        smaller). Gaussian noise of standard deviation `noise` on the code, before the sigmoid,
+        drives it to 0 and 1. Loss: mean squared error + `code_weight` · mean squared code.
+        Raises ValueError for wrong shapes, ranges or settings.
+        """
+        check_training(images, labels, self.channels)
+        check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        check_positive(patch=patch, noise=noise)
+        initialize(self, seed)
+        draws = generator(seed, "noise")
+
+        def loss(batch: Tensor) -> dict[str, Tensor]:
+            x = crop(images[batch], patch, draws)
+            linear = self.compress(x - 0.5)
+            gaussian = torch.randn(linear.shape, generator=draws).to(linear)
+            code = torch.sigmoid(linear - noise * gaussian)
+            restored = torch.sigmoid(self.reconstruct(code))
+            return {
+                "error": (restored - x).square().mean(),
+                "code": code_weight * code.square().mean(),
+            }
+
+        minimize(
+            loss,
+            self.parameters(),
+            count=len(images),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            name="ComDefend",
+        )
+        self.eval()
+
+
+def crop(images: Tensor, side: int, source: torch.Generator) -> Tensor:
+    """A square of `side` pixels at a random place of each image, (B, C, ≤ side, ≤ side)."""
+    height, width = (min(side, s) for s in images.shape[2:])
+    spare = (images.shape[2] - height, images.shape[3] - width)
+    if spare == (0, 0):
+        return images
+    tops, lefts = (torch.randint(s + 1, (len(images),), generator=source).tolist() for s in spare)
+    return torch.stack(
+        [
+            image[:, top : top + height, left : left + width]
+            for image, top, left in zip(images, tops, lefts, strict=True)
+        ]
+    )

@@ -1,0 +1,75 @@
+"""Controls: transformations without training that any defense should beat."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from tandem_defense.defenses.base import Defense
+from tandem_defense.settings import Count
+
+
+class AverageBlur(Defense):
+    """The mean over a square of `kernel` × `kernel` pixels (odd), the image mirrored at its edge.
+
+    The pixel on the edge is not repeated (torch's ``reflect``, SciPy's ``mirror``), so images
+    must be larger than kernel // 2 on both sides.
+    """
+
+    def __init__(self, *, kernel: Count = 3):
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel is {kernel}, expected an odd number ≥ 1: try {kernel + 1}")
+        self.kernel = kernel
+
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Blurred images, shape and range as the input's; differentiable."""
+        margin = self.kernel // 2
+        if images.ndim != 4 or min(images.shape[2:]) <= margin:
+            raise ValueError(
+                f"images have the shape {tuple(images.shape)}, expected (B, C, H, W) with H and "
+                f"W > {margin}: use larger images or a kernel below {self.kernel}"
+            )
+        padded = functional.pad(images, (margin,) * 4, mode="reflect")
+        return functional.avg_pool2d(padded, self.kernel, stride=1)
+
+
+class JPEG(Defense):
+    """An 8-bit JPEG round trip of `quality` 1 to 100, by Pillow, in memory, image by image.
+
+    Deterministic and not differentiable: the result has no gradient. An attack through this
+    defense needs its own approximation, such as the identity (BPDA).
+    """
+
+    def __init__(self, *, quality: Count = 75):
+        super().__init__()
+        if not 1 <= quality <= 100:
+            raise ValueError(f"quality is {quality}, expected 1 to 100: change this setting")
+        self.quality = quality
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Compressed images (B, 1 or 3, H, W), device and type as the input's."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"images have the shape {tuple(images.shape)}, expected (B, C, H, W) with 1 or 3 "
+                "channels: drop alpha channels, add a batch dimension"
+            )
+        pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        result = images.clone()
+        for position, image in enumerate(pixels):
+            result[position] = self.compress(image).to(images)
+        return result
+
+    def compress(self, pixels: np.ndarray) -> Tensor:
+        """One image's round trip: (H, W, C) uint8 to (C, H, W) in [0, 1]."""
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(
+            file, format="JPEG", quality=self.quality
+        )
+        back = np.array(Image.open(file), dtype=np.float32) / 255
+        return torch.from_numpy(back.reshape(pixels.shape)).permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""From prediction rows to tables, figures and their uncertainty."""

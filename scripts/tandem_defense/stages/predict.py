@@ -1,0 +1,199 @@
+"""From images through a defense and a classifier to prediction rows, one per image and read-out."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tandem_defense import cache, device
+from tandem_defense.stages import models
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one chunk of images brings to every row, clean or attacked.
+
+    images : (N, C, H, W) float32 in [0, 1]; `columns` hold N values each
+    """
+
+    images: Tensor
+    ids: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+
+
+def attacked(path: str) -> Chunk:
+    """A chunk of the adversarial cache."""
+    found = cache.read_adversarial(path)
+    names = ("clean_prediction", "success", "linf", "l2")
+    columns = {name: getattr(found, name) for name in names} | {"label": found.labels}
+    return Chunk(torch.from_numpy(found.images), found.ids, columns)
+
+
+def clean(path: str, positions: slice) -> Chunk:
+    """A chunk of unattacked images."""
+    found = cache.read_images(path)[positions]
+    zeros = np.zeros(len(found), np.float32)
+    return Chunk(
+        models.to_tensor(found.images),
+        found.ids,
+        {"label": found.labels, "linf": zeros, "l2": zeros},
+    )
+
+
+def chunk(path: str, scatteritem: str, images: int) -> Chunk:
+    """One chunk, from the adversarial cache or cut out of the first `images` unattacked ones."""
+    if f"{scatteritem}.safetensors" == Path(path).name:
+        return attacked(path)
+    return clean(path, models.chunk_positions(scatteritem, images))
+
+
+def rows(
+    chunk: Chunk, names: dict, prediction: np.ndarray, rejected: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Prediction rows of a chunk; `names` are the columns that hold one value for all."""
+    n = len(chunk.ids)
+    table = {"first_iterations": 0, "iteration": 0} | names | {"image": list(chunk.ids)}
+    table |= chunk.columns | {"prediction": prediction}
+    table["rejected"] = np.zeros(n, bool) if rejected is None else rejected
+    if "success" not in table:  # unattacked: the bare classifier errs by itself, or does not
+        table["success"] = table["clean_prediction"] != table["label"]
+    return pd.DataFrame(table)
+
+
+def predict(classifier: torch.nn.Module, images: Tensor) -> np.ndarray:
+    """Predicted classes (N,) int64."""
+    return classifier.predict(images).numpy()
+
+
+def evaluate(
+    chunk: Chunk,
+    names: dict,
+    classifier: tuple[dict, str],
+    defenses: dict[str, tuple[dict, str | None]],
+    output: str,
+    *,
+    seed: int,
+    threads: int,
+    batch: int = 64,
+) -> None:
+    """Rows of every feed-forward defense (name: (entry, weights)) on one chunk."""
+    where = device.prepare(threads)
+    net = models.load("classifiers", *classifier, where)
+    if "clean_prediction" not in chunk.columns:
+        chunk.columns["clean_prediction"] = predict(net, chunk.images)
+    tables = []
+    for name, (entry, weights) in defenses.items():
+        defense = models.load("defenses", entry, weights, where, seed)
+        defended, rejected = [], []
+        with torch.no_grad():
+            for start in range(0, len(chunk.ids), batch):
+                images = chunk.images[start : start + batch].to(where)
+                defended.append(net(defense(images, chunk.ids[start : start + batch])).argmax(1))
+                rejected.append(defense.rejects(images))
+        found = torch.cat(defended).cpu().numpy(), torch.cat(rejected).cpu().numpy()
+        tables.append(rows(chunk, names | {"defense": name, "seed": seed}, *found))
+        log.info("%s: %d of %d right", name, _right(tables[-1]), len(chunk.ids))
+    write(pd.concat(tables, ignore_index=True), output)
+
+
+def restore(
+    chunk: Chunk,
+    names: dict,
+    classifiers: dict[str, tuple[dict, str]],
+    entry: dict,
+    output: str,
+    *,
+    readouts: dict,
+    shown: int,
+    shown_output: str,
+    seed: int,
+    threads: int,
+) -> None:
+    """Rows of a restoration at every read-out, for every classifier (name: (entry, weights)).
+
+    readouts : ``iterations`` (a list of steps), ``first_iterations`` (a list of λ₁) and ``kept``
+        (the steps whose images figures show)
+    shown : how many of the dataset's first images the figures show; those of them in this chunk
+        are stored in `shown_output`, per read-out
+    """
+    where = device.prepare(threads)
+    nets = {n: models.load("classifiers", *c, where) for n, c in classifiers.items()}
+    if readouts["first_iterations"] and entry["kind"] == "tdips":
+        entry = entry | {"first_iterations": readouts["first_iterations"]}
+    restoration = models.build("defenses", entry, seed).to(where)
+    restoration.progress = _logged(restoration.steps(len(chunk.ids), readouts["iterations"][-1]))
+    keep = min(shown, len(chunk.ids))
+    tables, kept = [], {}
+    bare = {}
+    for net_name, net in nets.items():
+        known = chunk.columns.get("clean_prediction")
+        bare[net_name] = predict(net, chunk.images) if known is None else known
+    for positions, found in restoration.trace(
+        chunk.images.to(where), chunk.ids, readouts["iterations"]
+    ):
+        part = Chunk(
+            found.images,
+            chunk.ids[positions],
+            {key: value[positions] for key, value in chunk.columns.items()},
+        )
+        point = {"first_iterations": found.first_iterations, "iteration": found.iteration}
+        for net_name, net in nets.items():
+            part.columns["clean_prediction"] = bare[net_name][positions]
+            named = names | point | {"classifier": net_name, "seed": seed}
+            tables.append(rows(part, named, predict(net, found.images)))
+        if found.iteration in readouts["kept"] and positions.start < keep:
+            key = f"{found.first_iterations}/{found.iteration}"
+            images = found.images[: keep - positions.start].cpu().numpy()
+            kept.setdefault(key, []).append(images)
+    kept = {key: np.concatenate(parts) for key, parts in kept.items()}
+    cache.write_restored(shown_output, kept, list(chunk.ids[:keep]))
+    write(pd.concat(tables, ignore_index=True), output)
+
+
+def _logged(total: int) -> Callable[[int], None]:
+    """A callback that counts steps and logs every tenth of `total`."""
+    done = 0
+
+    def progress(steps: int) -> None:
+        nonlocal done
+        before, done = done, done + steps
+        if 10 * before // total < 10 * done // total:
+            log.info("%d of %d image-steps (%d %%)", done, total, 100 * done // total)
+
+    return progress
+
+
+def _right(table: pd.DataFrame) -> int:
+    return int(((table["prediction"] == table["label"]) & ~table["rejected"]).sum())
+
+
+def write(table: pd.DataFrame, path: str) -> None:
+    """Store prediction rows with typed columns, in the documented order."""
+    table[COLUMNS].astype(TYPES).to_parquet(path, index=False)
+
+
+TYPES = {
+    "dataset": "str",
+    "seed": "int64",
+    "classifier": "str",
+    "attack": "str",
+    "defense": "str",
+    "first_iterations": "int64",
+    "iteration": "int64",
+    "image": "str",
+    "label": "int64",
+    "clean_prediction": "int64",
+    "prediction": "int64",
+    "rejected": "bool",
+    "success": "bool",
+    "linf": "float32",
+    "l2": "float32",
+}
+COLUMNS = list(TYPES)

@@ -1,0 +1,15 @@
+"""Train a classifier and store its weights; its test accuracy goes into the log."""
+
+from tandem_defense import logs
+from tandem_defense.stages import train
+
+with logs.capture(snakemake.log[0]):
+    train.train(
+        "classifiers",
+        snakemake.params.entry,
+        snakemake.input.images,
+        snakemake.output[0],
+        seed=int(snakemake.wildcards.seed),
+        threads=snakemake.threads,
+        test=snakemake.input.test,
+    )

@@ -1,0 +1,16 @@
+"""Train a defense, against a classifier where it needs one, and store its weights."""
+
+from tandem_defense import logs
+from tandem_defense.stages import train
+
+with logs.capture(snakemake.log[0]):
+    entry = snakemake.params.classifier
+    train.train(
+        "defenses",
+        snakemake.params.entry,
+        snakemake.input.images,
+        snakemake.output[0],
+        seed=int(snakemake.wildcards.seed),
+        threads=snakemake.threads,
+        classifier=(entry, snakemake.input.classifier) if entry else None,
+    )
