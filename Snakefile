@@ -18,6 +18,10 @@ workflow.scattergather(**{name: found["chunks"] for name, found in EXPERIMENTS.i
 
 
 wildcard_constraints:
+    experiment=r"[a-z][a-z0-9_]*",
+    classifier=r"[a-z][a-z0-9_]*",
+    attack=r"[a-z][a-z0-9_]*",
+    defense=r"[a-z][a-z0-9_]*",
     seed=r"\d+",
 
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import yaml
 from snakemake.exceptions import WorkflowError
 
-
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -16,14 +15,29 @@ from tandem_defense.stale import code as code_of
 
 config.update(configuration.with_fractions(dict(config)))
 try:
-    configuration.check(
-        config, yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text())
-    )
+    configuration.check(config, yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text()))
 except configuration.ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
 EXPERIMENTS = config["experiments"]
 ARTIFACTS = {**config["tables"], **config["figures"]}
+
+
+# What a downloaded dataset consists of; a configured folder elsewhere must hold the same.
+DATASET_FILES = {
+    "mnist": [
+        f"{split}-{content}-ubyte.gz"
+        for split in ("train", "t10k")
+        for content in ("images-idx3", "labels-idx1")
+    ],
+    "nips2017": ["images.csv"],
+}
+
+
+def dataset_files(wildcards):
+    """The files that a dataset's entry names with its folder; none if it ships with a package."""
+    found = EXPERIMENTS[wildcards.experiment]["dataset"]
+    return [f"{found['folder']}/{file}" for file in DATASET_FILES.get(found["kind"], [])]
 
 
 def entry(section, wildcards, name=None):
@@ -68,6 +82,14 @@ def classifier_files(wildcards, *names):
     folder = f"results/classifiers/{wildcards.experiment}/{wildcards.seed}"
     names = names or EXPERIMENTS[wildcards.experiment]["classifiers"]
     return [f"{folder}/{name}.safetensors" for name in names]
+
+
+def attacked_files(wildcards):
+    """One chunk of images under every attack of an experiment, in the configuration's order."""
+    attacks = EXPERIMENTS[wildcards.experiment]["attacks"]
+    w = wildcards
+    folder = f"results/adversarial/{w.experiment}/{w.seed}/{w.classifier}"
+    return [f"{folder}/{attack}/{w.scatteritem}.safetensors" for attack in attacks]
 
 
 def feed_forward(wildcards):
@@ -163,28 +185,32 @@ def chunks(pattern, **values):
     return getattr(gather, values["experiment"])(whole)
 
 
+PREDICTIONS = {
+    "feed_forward": "results/predictions/{experiment}/{seed}/{classifier}/feed_forward/{scatteritem}.parquet",
+    "restore": "results/predictions/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.parquet",
+    "restore_clean": "results/predictions/{experiment}/{seed}/clean/{defense}/{scatteritem}.parquet",
+}
+
+
 def prediction_files(wildcards):
     """Every prediction file of an experiment: exactly what its tables and figures read."""
     name, found = wildcards.experiment, EXPERIMENTS[wildcards.experiment]
-    base = "results/predictions/{experiment}/{seed}/"
     files = []
     for seed in found["seeds"]:
         values = {"experiment": name, "seed": seed}
-        for attack in ["clean", *found["attacks"]]:
-            for classifier in found["classifiers"]:
-                where = values | {"classifier": classifier, "attack": attack}
-                pattern = base + "{classifier}/{attack}/feed_forward/{scatteritem}.parquet"
-                files += chunks(pattern, **where)
+        for classifier in found["classifiers"]:
+            pattern = PREDICTIONS["feed_forward"]
+            files += chunks(pattern, classifier=classifier, **values)
         for defense in RESTORATIONS & set(found["defenses"]):
             cards = SimpleNamespace(**values, defense=defense)
             if any(asks(spec, cards, "clean", None) for spec in ARTIFACTS.values()):
-                pattern = base + "clean/{defense}/{scatteritem}.parquet"
+                pattern = PREDICTIONS["restore_clean"]
                 files += chunks(pattern, defense=defense, **values)
             for classifier in found["classifiers"]:
                 for attack in found["attacks"]:
                     if any(asks(s, cards, attack, classifier) for s in ARTIFACTS.values()):
                         where = values | {"classifier": classifier, "attack": attack}
-                        pattern = base + "{classifier}/{attack}/{defense}/{scatteritem}.parquet"
+                        pattern = PREDICTIONS["restore"]
                         files += chunks(pattern, defense=defense, **where)
     return sorted(files)
 
@@ -201,10 +227,8 @@ def adversarial_file(spec, classifier):
     """The first chunk of attacked images for a figure that shows them."""
     chunk = f"1-of-{EXPERIMENTS[spec['experiment']]['chunks']}"
     seed = EXPERIMENTS[spec["experiment"]]["seeds"][0]
-    return (
-        f"results/adversarial/{spec['experiment']}/{seed}/{classifier}/{spec['attack']}"
-        f"/{chunk}.safetensors"
-    )
+    where = f"{spec['experiment']}/{seed}/{classifier}/{spec['attack']}"
+    return f"results/adversarial/{where}/{chunk}.safetensors"
 
 
 def labels(experiment):

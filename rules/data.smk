@@ -1,20 +1,3 @@
-# What a downloaded dataset consists of; a configured folder elsewhere must hold the same.
-DATASET_FILES = {
-    "mnist": [
-        f"{split}-{content}-ubyte.gz"
-        for split in ("train", "t10k")
-        for content in ("images-idx3", "labels-idx1")
-    ],
-    "nips2017": ["images.csv"],
-}
-
-
-def dataset_files(wildcards):
-    """The files that a dataset's entry names with its folder; none if it ships with a package."""
-    found = EXPERIMENTS[wildcards.experiment]["dataset"]
-    return [f"{found['folder']}/{file}" for file in DATASET_FILES.get(found["kind"], [])]
-
-
 rule download_mnist:
     """Download MNIST's four files, checked by torchvision."""
     output:
@@ -23,9 +6,9 @@ rule download_mnist:
         "logs/download_mnist.log",
     benchmark:
         "benchmarks/download_mnist.tsv"
+    retries: 2
     conda:
         "../envs/torch.yaml"
-    retries: 2
     resources:
         mem_mb=2000,
         runtime="30m",
@@ -46,9 +29,9 @@ rule download_nips2017:
         "logs/download_nips2017.log",
     benchmark:
         "benchmarks/download_nips2017.tsv"
+    retries: 2
     conda:
         "../envs/torch.yaml"
-    retries: 2
     resources:
         mem_mb=2000,
         runtime="1h",

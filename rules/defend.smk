@@ -1,22 +1,19 @@
 rule evaluate:
-    """Classify one chunk of images undefended and through every feed-forward defense.
+    """Classify a chunk of images, clean and attacked, through every feed-forward defense.
 
-    They share a job because loading the classifier takes longer than running them.
+    One job for all of them, because loading the classifier takes longer than running them.
     """
     input:
-        images=lambda w: (
-            f"results/images/{w.experiment}/test.safetensors"
-            if w.attack == "clean"
-            else f"results/adversarial/{w.experiment}/{w.seed}/{w.classifier}/{w.attack}/{w.scatteritem}.safetensors"
-        ),
+        images="results/images/{experiment}/test.safetensors",
+        attacked=attacked_files,
         classifier="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
         defenses=defense_files,
     output:
-        "results/predictions/{experiment}/{seed}/{classifier}/{attack}/feed_forward/{scatteritem}.parquet",
+        PREDICTIONS["feed_forward"],
     log:
-        "logs/evaluate/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.log",
+        "logs/evaluate/{experiment}/{seed}/{classifier}/{scatteritem}.log",
     benchmark:
-        "benchmarks/evaluate/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.tsv"
+        "benchmarks/evaluate/{experiment}/{seed}/{classifier}/{scatteritem}.tsv"
     conda:
         "../envs/torch.yaml"
     resources:
@@ -27,6 +24,7 @@ rule evaluate:
         code=code("evaluate.py", "classifiers", also=feed_forward_code),
         dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
         images=lookup("experiments/{experiment}/images", within=config),
+        attacks=lambda w: list(EXPERIMENTS[w.experiment]["attacks"]),
         classifier=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
         defenses=lambda w: {name: entry("defenses", w, name) for name in feed_forward(w)},
     script:
@@ -37,9 +35,9 @@ rule restore:
     """Restore one chunk of attacked images and classify the result at every read-out step."""
     input:
         images="results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors",
-        classifiers="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
+        classifiers=lambda w: classifier_files(w, w.classifier),
     output:
-        rows="results/predictions/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.parquet",
+        rows=PREDICTIONS["restore"],
         shown="results/restored/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.safetensors",
     log:
         "logs/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.log",
@@ -70,7 +68,7 @@ use rule restore as restore_clean with:
         images="results/images/{experiment}/test.safetensors",
         classifiers=classifier_files,
     output:
-        rows="results/predictions/{experiment}/{seed}/clean/{defense}/{scatteritem}.parquet",
+        rows=PREDICTIONS["restore_clean"],
         shown="results/restored/{experiment}/{seed}/clean/{defense}/{scatteritem}.safetensors",
     log:
         "logs/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.log",

@@ -8,9 +8,9 @@ rule fetch_weights:
         "benchmarks/fetch_weights/{experiment}/{seed}/{classifier}.tsv"
     wildcard_constraints:
         classifier=named("weights", "classifiers"),
+    retries: 2
     conda:
         "../envs/torch.yaml"
-    retries: 2
     resources:
         mem_mb=4000,
         runtime="30m",
@@ -34,9 +34,9 @@ rule train_classifier:
         "benchmarks/train_classifier/{experiment}/{seed}/{classifier}.tsv"
     wildcard_constraints:
         classifier=named("training", "classifiers"),
+    priority: 10  # everything waits for it
     conda:
         "../envs/torch.yaml"
-    priority: 10  # everything waits for it
     resources:
         mem_mb=4000,
         runtime="4h",
@@ -52,16 +52,16 @@ rule train_defense:
     """Train a defense, against a classifier where it needs one ("any" where it does not)."""
     input:
         images="results/images/{experiment}/train.safetensors",
-        classifier=lambda w: [] if w.classifier == "any" else classifier_files(w, w.classifier),
+        classifier=lambda w: [] if w.classifier == "any" else classifier_files(w, w.classifier)[0],
     output:
         "results/defenses/{experiment}/{seed}/{classifier}/{defense}.safetensors",
     log:
         "logs/train_defense/{experiment}/{seed}/{classifier}/{defense}.log",
     benchmark:
         "benchmarks/train_defense/{experiment}/{seed}/{classifier}/{defense}.tsv"
+    priority: 5
     conda:
         "../envs/torch.yaml"
-    priority: 5
     resources:
         mem_mb=8000,
         runtime="8h",

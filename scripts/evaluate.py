@@ -1,17 +1,21 @@
-"""Classify one chunk of images undefended and through every feed-forward defense."""
+"""Classify one chunk of images, clean and attacked, through every feed-forward defense."""
 
 from pathlib import Path
 
 from tandem_defense import logs
-from tandem_defense.stages import predict
+from tandem_defense.stages import models, predict
 
 with logs.capture(snakemake.log[0]):
-    cards, params = snakemake.wildcards, snakemake.params
-    weights = {Path(file).stem: file for file in snakemake.input.get("defenses", [])}
+    cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
+    positions = models.chunk_positions(cards.scatteritem, params.images)
+    chunks = {"clean": predict.clean(files.images, positions)}
+    attacked = zip(params.attacks, files.attacked, strict=True)
+    chunks |= {attack: predict.attacked(file) for attack, file in attacked}
+    weights = {Path(file).stem: file for file in files.get("defenses", [])}
     predict.evaluate(
-        predict.chunk(snakemake.input.images, cards.scatteritem, params.images),
-        {"dataset": params.dataset, "classifier": cards.classifier, "attack": cards.attack},
-        (params.classifier, snakemake.input.classifier),
+        chunks,
+        {"dataset": params.dataset, "classifier": cards.classifier},
+        (params.classifier, files.classifier),
         {name: (entry, weights.get(name)) for name, entry in params.defenses.items()},
         snakemake.output[0],
         seed=int(cards.seed),

@@ -1,17 +1,21 @@
 """Restore one chunk of images and classify the result at every read-out step."""
 
 from tandem_defense import logs
-from tandem_defense.stages import predict
+from tandem_defense.stages import models, predict
 
 with logs.capture(snakemake.log[0]):
-    cards, params = snakemake.wildcards, snakemake.params
+    cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
     attack = cards.get("attack", "clean")
-    files = [snakemake.input.classifiers]
-    files = files if attack != "clean" else snakemake.input.classifiers
+    if attack == "clean":
+        positions = models.chunk_positions(cards.scatteritem, params.images)
+        chunk = predict.clean(files.images, positions)
+    else:
+        chunk = predict.attacked(files.images)
+    classifiers = zip(params.classifiers.items(), files.classifiers, strict=True)
     predict.restore(
-        predict.chunk(snakemake.input.images, cards.scatteritem, params.images),
+        chunk,
         {"dataset": params.dataset, "attack": attack, "defense": cards.defense},
-        dict(zip(params.classifiers, zip(params.classifiers.values(), files), strict=True)),
+        {name: (entry, weights) for (name, entry), weights in classifiers},
         params.entry,
         snakemake.output.rows,
         readouts=params.readouts,

@@ -640,11 +640,18 @@ def test_clip(batch):
     assert spoilt.any() and (result.linf[spoilt] > 0).all()  # a clipped image stays clipped
 
 
-def test_clip_reports_no_rounding(batch):
+@pytest.mark.parametrize(("beyond", "clipped"), [(-1e-9, False), (1e-9, False), (1e-4, True)])
+def test_clip_reports_no_rounding(batch, beyond, clipped):
+    class Shift(Attack):
+        semantics = "fixed"
+
+        def run(self, model, images, labels, seeds):
+            return images + 0.05 + beyond
+
     net, x, y = batch(wrong=0)
-    attack = BIM(semantics="fixed", epsilon=0.05, clip=0.05)
-    assert not attack(net, x, y).clipped.any()
-    assert BIM(semantics="fixed", epsilon=0.05, clip=0.049)(net, x, y).clipped.all()
+    result = Shift(clip=0.05)(net, x * 0.9, net(x * 0.9).argmax(1))
+    assert (result.clipped == clipped).all()
+    close(result.linf, torch.full_like(result.linf, 0.05), 1e-7)
 
 
 # --- pitfalls -------------------------------------------------------------------------------------
@@ -674,6 +681,18 @@ def test_not_a_number_never_leaves(batch, semantics):
     result = Odd()(net, x, y)
     assert torch.equal(result.images[0], x[0]) and not result.success[0]
     assert result.images.isfinite().all() and result.images.max() <= 1
+
+
+@pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])
+def test_deepfool_hands_on_its_loss(batch, monkeypatch, cls):
+    """Log-probabilities and logits differ alike, so only rounding could tell the two apart."""
+    seen, original = [], cls.foolbox
+    monkeypatch.setattr(
+        cls, "foolbox", staticmethod(lambda **given: seen.append(given) or original(**given))
+    )
+    cls(steps=1, loss="crossentropy")(*batch(right=1, wrong=0))
+    cls(steps=1)(*batch(right=1, wrong=0))
+    assert [given["loss"] for given in seen] == ["crossentropy", "logits"]
 
 
 def test_pixel_attacks_change_few_pixels(batch):
@@ -789,7 +808,7 @@ def test_settings_are_keywords_with_documentation(cls):
 
 COUNTS = {"steps", "line_steps", "candidates", "binary_search_steps", "max_pixels", "d", "t"}
 COUNTS |= {"rounds", "start_pixels"}
-BAD = {name: (0, 2.5, "3", None, True) for name in COUNTS}
+BAD = dict.fromkeys(COUNTS, (0, 2.5, "3", None, True))
 BAD |= {
     "epsilon": (0, -0.1, 1.5, math.nan, "8/255", None),
     "clip": (0, 2, math.nan, "no"),

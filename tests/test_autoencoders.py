@@ -65,7 +65,7 @@ def test_shapes_and_ranges(channels, size):
     images = torch.rand(3, channels, size, size)
     for output in (model.reconstruct(images), model.perturb(images, 0)):
         assert output.shape == images.shape
-        assert 0 <= output.min() and output.max() <= 1
+        assert output.min() >= 0 and output.max() <= 1
     assert model(images).shape == (3, 7)
     assert torch.equal(model.head(model.maps(images)), model(images))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+
 from tandem_defense.evaluation import panels, plots
 
 LABELS = {"bim": "BIM", "cw": "C&W", "dip": "DIP", "tdips": "t-DIPs", "inception_v3": "Inception"}

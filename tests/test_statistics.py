@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 import pytest
+
 from tandem_defense.evaluation import claims, statistics
 
 

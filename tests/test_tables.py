@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from tandem_defense.evaluation import tables
 
 PUBLISHED = Path(__file__).parents[1] / "resources" / "published"

@@ -1,7 +1,7 @@
 """Files between jobs: typed, checksummed, written atomically, checked when read; never pickles.
 
 Each is a safetensors file whose metadata hold the kind of content, names and settings as JSON and
-a SHA-256 of the tensors. Reading needs no torch.
+a SHA-256 of everything. Reading needs no torch.
 """
 
 import json
@@ -31,11 +31,13 @@ class CacheError(Exception):
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], **metadata) -> None:
-    """Write named arrays and JSON-able metadata; the final name appears only when all is on disk."""
+    """Write named arrays and JSON-able metadata; the name appears only when all is on disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    text = {"kind": kind, "sha256": _digest(arrays), "metadata": json.dumps(metadata)}
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    content = json.dumps({"kind": kind, "metadata": metadata})
+    # One key: safetensors keeps no order among several, and equal content shall be equal bytes.
+    text = {"tandem_defense": json.dumps([_digest(arrays, content), content])}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -61,19 +63,21 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
     try:
         arrays = load(data)
         size = int.from_bytes(data[:8], "little")
-        text = json.loads(data[8 : 8 + size])["__metadata__"]
-        found, digest, metadata = text["kind"], text["sha256"], json.loads(text["metadata"])
+        digest, content = json.loads(
+            json.loads(data[8 : 8 + size])["__metadata__"]["tandem_defense"]
+        )
+        found = json.loads(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unusable(path, kind, f"is truncated or not one of ours ({error})") from error
-    if found != kind:
-        raise _unusable(path, kind, f"holds {found!r}, not {kind!r}")
-    if digest != _digest(arrays):
+    if digest != _digest(arrays, content):
         raise _unusable(path, kind, "was altered after it was written (its checksum differs)")
-    return arrays, metadata
+    if found["kind"] != kind:
+        raise _unusable(path, kind, f"holds {found['kind']!r}, not {kind!r}")
+    return arrays, found["metadata"]
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    total = sha256()
+def _digest(arrays: Mapping[str, np.ndarray], content: str) -> str:
+    total = sha256(content.encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         total.update(arrays[name].tobytes())

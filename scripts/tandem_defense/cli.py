@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("picture", type=Path, help="PNG, JPEG, ...; RGB or grey, any size")
     command.add_argument("-o", "--output", type=Path, required=True, help="where to write it")
-    command.add_argument("--iterations", type=_count, default=1000, help="λ₂, of the second network")
+    command.add_argument(
+        "--iterations", type=_count, default=1000, help="λ₂, of the second network"
+    )
     command.add_argument("--first-iterations", type=_count, default=100, help="λ₁, of the first")
     command.add_argument("--feature-scale", type=_count, default=4, help="divides DIP₂'s widths")
     command.add_argument("--seed", type=int, default=0, help="of weights and input noise")

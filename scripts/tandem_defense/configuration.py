@@ -6,7 +6,6 @@ Torch-free. Every complaint names the key, what was found and what is allowed.
 import re
 from collections.abc import Iterator
 from fractions import Fraction as Rational
-from pathlib import Path
 
 from tandem_defense import registry, settings
 
@@ -35,7 +34,7 @@ def with_fractions(value: object) -> object:
 
 
 def check(config: dict, schema: dict) -> None:
-    """Raise ConfigurationError unless `config` can be run; `schema` is the JSON schema's content."""
+    """Raise ConfigurationError unless `config` can be run; `schema` is the JSON schema."""
     problems = list(_against(schema, config, ""))
     if not problems:  # names and settings mean nothing before the shape is right
         for name, experiment in config["experiments"].items():
@@ -177,5 +176,3 @@ def _names(spec: dict) -> Iterator[tuple[str, str, str]]:
     for name, model in spec.get("models", {}).items():
         for key in ("classifier", "defense"):
             yield f"models.{name}.{key}", single[key], model[key]
-
-

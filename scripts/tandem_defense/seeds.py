@@ -6,7 +6,7 @@ from hashlib import sha256
 def derive_seed(run_seed: int, *names: str) -> int:
     """A 63-bit seed for whatever `names` identify, e.g. ``derive_seed(0, image_id)``.
 
-    Spec 2.14: a result may depend on the run's seed and the image's id alone.
+    A result may depend on the run's seed and the image's id alone.
     """
     text = "\0".join([str(int(run_seed)), *map(str, names)])
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1

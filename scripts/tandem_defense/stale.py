@@ -35,7 +35,7 @@ def _hash(file: str) -> str:
 
 
 def code(script: str, *targets: str) -> list[str]:
-    """``path@hash`` of a script, of every module of ours that it imports, and of `targets`' modules.
+    """``path@hash`` of a script, every module of ours that it imports, and `targets`' modules.
 
     `targets` are registry values ("module:Class") whose classes the script loads by name.
     Snakemake compares these parameters with those of the last run: the reason it prints names the

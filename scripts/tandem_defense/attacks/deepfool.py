@@ -21,7 +21,8 @@ class DeepFoolL2(Attack):
     candidates: of the classes the classifier has, those with the largest logits, the true one among
         them; at least 2.
     overshoot: how far beyond the boundary, as a share of the accumulated perturbation.
-    loss: F, the "logits" or the log-probabilities ("crossentropy", as in Foolbox 2).
+    loss: F, the "logits" or the log-probabilities ("crossentropy", as in Foolbox 2); their
+        differences f_k are the same, so the two differ by rounding alone.
     clip: see :class:`Attack`. t-DIPs holds DeepFool against ±8/255, which the attack itself
         does not know.
 

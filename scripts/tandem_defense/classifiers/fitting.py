@@ -36,7 +36,8 @@ class Trainable(Classifier):
 
         noise : Gaussian noise of a standard deviation drawn per image from U(0, `noise`)
         blur : share of the images that see a 3 × 3 average blur
-        Both make the net look at shapes rather than at the finest texture; flips are always on.
+        Both make the net look at shapes rather than at the finest texture. Flips and contrast
+        (0.7 to 1.3) are always varied.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights") % 2**32)
@@ -71,12 +72,15 @@ class Trainable(Classifier):
 
 
 def augment(x: Tensor, noise: float, blur: float, rng: torch.Generator) -> Tensor:
-    """Flip, blur and add noise to a batch (B, C, H, W); the result stays in [0, 1]."""
+    """Flip, vary the contrast, blur and add noise to a batch (B, C, H, W), within [0, 1]."""
 
     def chance(p: float) -> Tensor:
         return (torch.rand(len(x), 1, 1, 1, generator=rng) < p).to(x.device)
 
     x = torch.where(chance(0.5), x.flip(3), x)
+    x = torch.where(chance(0.5), x.flip(2), x)
+    gain = (0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=rng)).to(x.device)
+    x = ((x - 0.5) * gain + 0.5).clamp(0, 1)
     x = torch.where(chance(blur), F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "reflect"), 3, 1), x)
     sigma = noise * torch.rand(len(x), 1, 1, 1, generator=rng)
     return (x + (sigma * torch.randn(x.shape, generator=rng)).to(x.device)).clamp(0, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from tandem_defense.classifiers.fitting import Trainable
 from tandem_defense.settings import Count, Literal
 
-# Mean and standard deviation per channel that the images are normalized with (spec 2.12).
+# Mean and standard deviation per channel that the images are normalized with.
 NORMALIZATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -67,9 +67,7 @@ class Torchvision(Trainable):
 
     def _prepare(self, images: Tensor) -> Tensor:
         if self.input_size and tuple(images.shape[2:]) != (self.input_size,) * 2:
-            images = F.interpolate(
-                images, (self.input_size,) * 2, mode="bilinear", antialias=True
-            )
+            images = F.interpolate(images, (self.input_size,) * 2, mode="bilinear", antialias=True)
         return (images - self.mean) / self.std
 
     def _last(self) -> tuple[str, str]:

@@ -25,7 +25,8 @@ class Photos:
 
     size : side of a patch, pixels
     scale : a photograph is first resized so that its shorter side is `scale` · `size` pixels
-    contrast : patches whose standard deviation is smaller (in [0, 1] pixels) are empty sky: skipped
+    contrast : patches whose channels vary less (standard deviation in [0, 1] pixels) are skipped:
+        empty sky, background out of focus
     test, tune, train : number of patches of each split, spread evenly over the photographs
     regions : a seed that chooses them
     """
@@ -35,7 +36,7 @@ class Photos:
         *,
         size: Count = 64,
         scale: Positive = 4.5,
-        contrast: Fraction = 0.045,
+        contrast: Fraction = 0.05,
         test: Count = 21,
         tune: Count = 21,
         train: Count = 1600,
@@ -79,7 +80,7 @@ class Photos:
                     break
                 corner = [rng.integers(n - self.size + 1) for n in photo.shape[:2]]
                 window = tuple(slice(n, n + self.size) for n in corner)
-                if taken[window].any() or photo[window].std() < 255 * self.contrast:
+                if taken[window].any() or photo[window].std((0, 1)).mean() < 255 * self.contrast:
                     continue
                 patches[split].append(photo[window])
                 if split != "train":

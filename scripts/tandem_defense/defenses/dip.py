@@ -13,7 +13,7 @@ from tandem_defense.restoration.networks import Z_CHANNELS, FirstPrior, UNet
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Literal, Positive, Sizes
 
-SMALLEST = 32  # five poolings need 2⁵ pixels
+SMALLEST = 64  # five poolings leave 2 pixels; instance norm needs more than one
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ class DIP(Defense):
     learning_rate : Adam's
     smoothing : weight of the past in the average over the outputs, which is the result; 0: none
     feature_scale : widths 64 … 1024 of the U-Net are divided by this
-    norm : ``instance`` or ``none`` (spec 2.3)
+    norm : ``instance`` or ``none`` (docs/choices.md)
     batch : how many images are optimized together, which changes nothing but the speed
     dtype : ``float32``, or ``float64`` for tests
     seed : the run's; an image's weights and input depend on it and on the image's id alone
 
     The attribute `progress`, if set, is called after every step with the number of images that it
-    advanced; :meth:`steps` tells how many there will be. Images may have any size: smaller ones than 32 pixels are padded by repeating the edge, grey ones are
-    restored as three equal channels.
+    advanced; :meth:`steps` tells how many there will be.
+
+    Images may have any size: smaller ones than 64 pixels are padded by repeating the edge, grey
+    ones are restored as three equal channels.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class TandemDIP(DIP):
     """t-DIPs: DIP₁ captures the main information in few steps, DIP₂ restores from its output.
 
     x̂ = f_θ₂(λ₂, f_θ₁(λ₁, z)) (paper eq. 3). DIP₂'s input is DIP₁'s raw output: after 100 steps a
-    moving average still holds 37 % of the first, random one (spec 2.9).
+    moving average still holds 37 % of the first, random one.
 
     first_iterations : λ₁; several are tried side by side, and the first of them is the result
     first_width : DIP₁'s widths are multiplied by this
@@ -212,7 +214,7 @@ def check(images: Tensor) -> None:
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Three channels, and at least 32 × 32 pixels (padded right and below, cut off again later)."""
+    """Three channels, and at least 64 × 64 pixels (padded right and below, cut off again later)."""
     right, below = (max(0, SMALLEST - n) for n in (images.shape[3], images.shape[2]))
     padded = F.pad(images, (0, right, 0, below), "replicate") if right or below else images
     return padded.expand(-1, 3, -1, -1)

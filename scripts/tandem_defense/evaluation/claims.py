@@ -28,7 +28,7 @@ def check_claims(
     late: int = 1000,
     hardly: float = 0.05,
 ) -> pd.DataFrame:
-    """The paper's claims (spec 2, below Table 1): columns claim, holds, evidence.
+    """The claims of the t-DIPs paper's text: columns claim, holds, evidence.
 
     `table1` is ``tables.table1``'s frame, judged by `column` ('accuracy' or 'published'); `curves`
     is ``plots.curves``'s of Figure 6. Shares are compared as they stand; evidence names the cells

@@ -255,10 +255,10 @@ def funn_rows(images, classic, funn, count: int) -> list[dict]:
 
     images : the ImageSet attacked; classic, funn : the first chunk's AdversarialSet against each
     """
+    right = (classic.clean_prediction == classic.labels) & (funn.clean_prediction == funn.labels)
     rows = []
-    for i, label in enumerate(classic.labels):
-        if len(rows) == count or not all(s.clean_prediction[i] == label for s in (classic, funn)):
-            continue
+    for i in (np.flatnonzero(right) if right.any() else range(len(right)))[:count]:
+        label = classic.labels[i]
         row = {
             "name": images.classes[label],
             "original": {"image": images.images[i] / 255, "prediction": images.classes[label]},

@@ -31,7 +31,7 @@ METADATA = {
 @contextmanager
 def style():
     """The look of all figures: seaborn's ticks, small type in a font that matplotlib ships."""
-    size = {key: 7 for key in ("font.size", "xtick.labelsize", "ytick.labelsize")}
+    size = dict.fromkeys(("font.size", "xtick.labelsize", "ytick.labelsize"), 7)
     size |= {"axes.labelsize": 7.5, "axes.titlesize": 8, "legend.fontsize": 7}
     lines = {"axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6}
     lines |= {"xtick.major.size": 3, "ytick.major.size": 3, "lines.linewidth": 1.1}

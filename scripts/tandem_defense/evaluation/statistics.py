@@ -28,7 +28,7 @@ def wilson(successes, n, confidence: float = 0.95):
     """Wilson's score interval of a binomial share, as fractions (low, high).
 
     `successes` and `n` are numbers or arrays of one shape; where n = 0 both ends are nan.
-    Raises ValueError unless 0 ≤ successes ≤ n. Spec 2.17; Wilson, JASA 22 (1927).
+    Raises ValueError unless 0 ≤ successes ≤ n. Wilson, JASA 22 (1927).
 
     >>> low, high = wilson(672, 1000)
     >>> round(float(low), 3), round(float(high), 3)
@@ -51,7 +51,7 @@ def mcnemar(a_correct, b_correct) -> McNemar:
     """McNemar's exact test: do a and b err on different images, or is it a coin's doing?
 
     Both arguments are boolean, one entry per image, in the same order. Without any discordant
-    image the p-value is 1. Raises ValueError where the shapes differ. Spec 2.17.
+    image the p-value is 1. Raises ValueError where the shapes differ.
 
     >>> mcnemar([True] * 6 + [False], [False] * 6 + [False])
     McNemar(p_value=0.03125, only_a=6, only_b=0)
@@ -70,7 +70,7 @@ def summarise(successes, n) -> Rate:
 
     One seed: its share with Wilson's 95 % interval. Several: the median share with the smallest
     and the largest, and the lower median of n; a seed with n = 0 has no share and is left out.
-    Spec 2.17 and 3.12. Raises ValueError where there is no seed at all.
+    Raises ValueError where there is no seed at all.
     """
     successes, n = np.atleast_1d(successes), np.atleast_1d(n)
     if n.size == 0:

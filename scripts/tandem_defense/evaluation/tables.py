@@ -267,7 +267,7 @@ def _grid1(table, labels, style, intervals):
     """Table 1 as attack headings and {classifier: [[defense, cell per attack], …]}."""
     attacks, bold, blocks = list(table["attack"].unique()), best(table, labels), {}
     for (classifier, defense), group in table.groupby(["classifier", "defense"], sort=False):
-        cells = {attack: "–" for attack in attacks}
+        cells = dict.fromkeys(attacks, "–")
         for row in group.itertuples():
             mark = style["bold"] if bold[row.Index] else "{}"
             interval = (row.low, row.high) if intervals else ()

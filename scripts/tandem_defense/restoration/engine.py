@@ -25,7 +25,7 @@ class ReadOut:
 
 
 class Adam:
-    """Adam with PyTorch's defaults (spec 2.7), one fused kernel for all parameters.
+    """Adam with PyTorch's defaults, one fused kernel for all parameters.
 
     torch.optim's first step imports its compiler, which takes longer than a short run's fits.
     """

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Z_CHANNELS = 32  # as in the deep-image-prior repository's denoising (docs/choices.md)
+# On maps of at most this many pixels, a grouped convolution on the CPU spends most of its time
+# on reordering its weights; one matrix product per lane takes them as they are.
 MATMUL_PIXELS = 64
 
 
 def small(x: Tensor) -> bool:
+    """Whether a layer runs as a matrix product: deep layers, on the CPU."""
     return x.is_cpu and x.shape[-1] * x.shape[-2] <= MATMUL_PIXELS
-
-
-Z_CHANNELS = 32  # spec 2.6: as in the deep-image-prior repository's denoising
 
 
 class Conv(nn.Module):
@@ -38,19 +39,18 @@ class Conv(nn.Module):
             return self.as_matmul(x)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.lanes)
 
-
     def as_matmul(self, x: Tensor) -> Tensor:
         """The same, as one matrix product per lane."""
-        x = x.view(self.lanes, -1, *x.shape[2:])
+        x = x.reshape(self.lanes, -1, *x.shape[2:])
         size = [-(-n // self.stride) for n in x.shape[2:]]
         kernel = self.weight.shape[-1]
         columns = x.flatten(2) if kernel == 1 else F.unfold(x, kernel, 1, self.padding, self.stride)
-        weight, bias = self.weight.view(self.lanes, -1, columns.shape[1]), self.bias.view(self.lanes, -1, 1)
-        return torch.baddbmm(bias, weight, columns).view(1, -1, *size)
+        weight = self.weight.view(self.lanes, -1, columns.shape[1])
+        return torch.baddbmm(self.bias.view(self.lanes, -1, 1), weight, columns).view(1, -1, *size)
 
 
 class Deconv(nn.Module):
-    """4 × 4 deconvolution with stride 2, to exactly the asked size (2n or 2n + 1)."""
+    """4 × 4 deconvolution with stride 2, to exactly the asked size (2n − 1, 2n or 2n + 1)."""
 
     def __init__(self, lanes: int, channels: int, out: int):
         super().__init__()
@@ -61,18 +61,22 @@ class Deconv(nn.Module):
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         """(1, lanes · channels, h, w) to (1, lanes · out, *size)."""
-        if small(x):
-            return self.as_matmul(x, size)
-        extra = [n - 2 * m for n, m in zip(size, x.shape[2:], strict=True)]  # 0 or 1 each
+        # One more row or column where the downsampling rounded down, one less where it rounded up.
+        extra = [max(0, n - 2 * m) for n, m in zip(size, x.shape[2:], strict=True)]
+        y = self.as_matmul(x, extra) if small(x) else self.as_convolution(x, extra)
+        return y[..., : size[0], : size[1]]
+
+    def as_convolution(self, x: Tensor, extra: list[int]) -> Tensor:
+        """To 2n + extra pixels."""
         return F.conv_transpose2d(
             x, self.weight, self.bias, 2, 1, output_padding=extra, groups=self.lanes
         )
 
-
-    def as_matmul(self, x: Tensor, size: torch.Size) -> Tensor:
+    def as_matmul(self, x: Tensor, extra: list[int]) -> Tensor:
         """The same, as one matrix product per lane whose columns are then summed in place."""
+        size = [2 * n + e for n, e in zip(x.shape[2:], extra, strict=True)]
         weight = self.weight.view(self.lanes, -1, self.weight[0].numel())
-        columns = weight.transpose(1, 2) @ x.view(self.lanes, weight.shape[1], -1)
+        columns = weight.transpose(1, 2) @ x.reshape(self.lanes, weight.shape[1], -1)
         y = F.fold(columns, size, 4, 1, 1, 2)
         return (y + self.bias.view(self.lanes, -1, 1, 1)).view(1, -1, *size)
 
@@ -83,7 +87,7 @@ class ConvBlock(nn.Module):
     def __init__(self, lanes: int, channels: int, out: int, norm: str):
         super().__init__()
         self.first, self.second = Conv(lanes, channels, out), Conv(lanes, out, out)
-        # Per lane and channel. Batch norm would mix the images; see spec 2.3.
+        # Per lane and channel. Batch norm would mix the images.
         self.norm = F.instance_norm if norm == "instance" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +129,7 @@ class Prior(nn.Module):
 
 
 class FirstPrior(Prior):
-    """DIP₁ (paper Fig. 4): nine weight layers, two downsamplings, no shortcuts (spec 2.5)."""
+    """DIP₁ (paper Fig. 4): nine weight layers, no shortcuts (docs/choices.md)."""
 
     WIDTHS = (64, 64, 128, 128, 128, 64, 64, 32)
 
@@ -158,7 +162,7 @@ class FirstPrior(Prior):
 
 
 class UNet(Prior):
-    """DIP₂ (paper Fig. 5), also DIP alone: start, five unetDown, five unetUp (spec 2.1–2.4).
+    """DIP₂ (paper Fig. 5), also DIP alone: start, five unetDown, five unetUp (docs/choices.md).
 
     Widths are 64, 128, 256, 512, 1024, 1024 over `feature_scale`. Sizes need not be even: the
     deconvolutions restore what the poolings rounded down, so 299 × 299 stays 299 × 299.
@@ -185,7 +189,7 @@ class UNet(Prior):
         self.last = Conv(lanes, w[0], channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(lanes, inputs, H, W) with H, W ≥ 32 to images (lanes, 3, H, W) in [0, 1]."""
+        """(lanes, inputs, H, W) with H, W ≥ 64 to images (lanes, 3, H, W) in [0, 1]."""
         x = self.start(self.fold(x))
         shortcuts = []
         for block in self.down:

@@ -42,7 +42,7 @@ def check(images: Path, manifest: str) -> None:
     """Compare every image with the manifest; ValueError names the first that differs."""
     with open(manifest, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            path = images / f"{row["image_id"]}.png"
+            path = images / f"{row['image_id']}.png"
             if not path.is_file():
                 raise ValueError(f"{path} is missing: delete {images.parent} and download again")
             if sha256(path.read_bytes()).hexdigest() != row["sha256"]:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,13 +46,6 @@ def clean(path: str, positions: slice) -> Chunk:
     )
 
 
-def chunk(path: str, scatteritem: str, images: int) -> Chunk:
-    """One chunk, from the adversarial cache or cut out of the first `images` unattacked ones."""
-    if f"{scatteritem}.safetensors" == Path(path).name:
-        return attacked(path)
-    return clean(path, models.chunk_positions(scatteritem, images))
-
-
 def rows(
     chunk: Chunk, names: dict, prediction: np.ndarray, rejected: np.ndarray | None = None
 ) -> pd.DataFrame:
@@ -73,7 +65,7 @@ def predict(classifier: torch.nn.Module, images: Tensor) -> np.ndarray:
 
 
 def evaluate(
-    chunk: Chunk,
+    chunks: dict[str, Chunk],
     names: dict,
     classifier: tuple[dict, str],
     defenses: dict[str, tuple[dict, str | None]],
@@ -83,23 +75,26 @@ def evaluate(
     threads: int,
     batch: int = 64,
 ) -> None:
-    """Rows of every feed-forward defense (name: (entry, weights)) on one chunk."""
+    """Rows of every feed-forward defense (name: (entry, weights)) on a chunk under every attack."""
     where = device.prepare(threads)
     net = models.load("classifiers", *classifier, where)
-    if "clean_prediction" not in chunk.columns:
-        chunk.columns["clean_prediction"] = predict(net, chunk.images)
+    loaded = {n: models.load("defenses", *d, where, seed) for n, d in defenses.items()}
     tables = []
-    for name, (entry, weights) in defenses.items():
-        defense = models.load("defenses", entry, weights, where, seed)
-        defended, rejected = [], []
-        with torch.no_grad():
-            for start in range(0, len(chunk.ids), batch):
-                images = chunk.images[start : start + batch].to(where)
-                defended.append(net(defense(images, chunk.ids[start : start + batch])).argmax(1))
-                rejected.append(defense.rejects(images))
-        found = torch.cat(defended).cpu().numpy(), torch.cat(rejected).cpu().numpy()
-        tables.append(rows(chunk, names | {"defense": name, "seed": seed}, *found))
-        log.info("%s: %d of %d right", name, _right(tables[-1]), len(chunk.ids))
+    for attack, chunk in chunks.items():
+        if "clean_prediction" not in chunk.columns:
+            chunk.columns["clean_prediction"] = predict(net, chunk.images)
+        for name, defense in loaded.items():
+            defended, rejected = [], []
+            with torch.no_grad():
+                for start in range(0, len(chunk.ids), batch):
+                    images = chunk.images[start : start + batch].to(where)
+                    ids = chunk.ids[start : start + batch]
+                    defended.append(net(defense(images, ids)).argmax(1))
+                    rejected.append(defense.rejects(images))
+            found = torch.cat(defended).cpu().numpy(), torch.cat(rejected).cpu().numpy()
+            columns = names | {"attack": attack, "defense": name, "seed": seed}
+            tables.append(rows(chunk, columns, *found))
+            log.info("%s, %s: %d of %d right", attack, name, _right(tables[-1]), len(chunk.ids))
     write(pd.concat(tables, ignore_index=True), output)
 
 

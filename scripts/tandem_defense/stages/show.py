@@ -1,4 +1,4 @@
-"""What the figures of images show: the first images that an attack fooled, whoever restores them."""
+"""What the figures of images show: the first images that an attack fooled."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,15 @@ class Shown:
     classifier: nn.Module
     credits: tuple[str, ...]
     spec: dict
+    fooled: bool
 
 
 def load(files, classifier: tuple[dict, str], spec: dict) -> Shown:
     """The images of Figure 7 or 8.
 
     files : attributes ``images``, ``attacked`` and, for every defense shown, its restored file
-    spec : the figure's configuration; its first `images` that were right and are fooled are taken
+    spec : the figure's configuration; its first `images` that were right and are fooled are taken,
+        or, where the attack fooled none, simply the first
     """
     data = cache.read_images(files.images)
     attacked = cache.read_adversarial(files.attacked)
@@ -38,17 +40,14 @@ def load(files, classifier: tuple[dict, str], spec: dict) -> Shown:
             kept, ids = cache.read_restored(files[key])
             first = spec["first_iterations"] if key == "tdips" else 0
             states[key] = kept[f"{first}/{spec['iterations']}"]
-    which = [i for i in range(len(ids)) if fooled[i]][: spec["images"]]
-    if not which:
-        raise ValueError(
-            f"none of the first {len(ids)} images was fooled by {spec['attack']}:"
-            " choose another attack for this figure"
-        )
+    candidates = [i for i in range(len(ids)) if fooled[i]]
+    which = (candidates or list(range(len(ids))))[: spec["images"]]
     images = {key: torch.from_numpy(found[which]) for key, found in states.items()}
     images["original"] = models.to_tensor(data[which].images)
     images["attacked"] = torch.from_numpy(attacked.images[which])
     net = models.load("classifiers", *classifier, torch.device("cpu"))
-    return Shown(images, data.labels[which], data.classes, net, data[which].credits, spec)
+    credits = data[which].credits
+    return Shown(images, data.labels[which], data.classes, net, credits, spec, bool(candidates))
 
 
 def note(shown: Shown, labels: dict) -> str:
@@ -56,7 +55,7 @@ def note(shown: Shown, labels: dict) -> str:
     spec = shown.spec
     text = (
         f"{labels[spec['attack']]} on {labels[spec['classifier']]}, {spec['dataset']}: the first"
-        f" {len(shown.labels)} fooled images; λ₁ = {spec['first_iterations']},"
+        f" {len(shown.labels)} {'fooled images' if shown.fooled else 'images (none is fooled)'}; λ₁ = {spec['first_iterations']},"
         f" λ₂ = {spec['iterations']}; oblivious attacker"
     )
     owners = "; ".join(sorted({c for c in shown.credits if c}))

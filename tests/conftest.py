@@ -1,0 +1,33 @@
+"""What several tests share: one thread per process, the repository's paths, a tiny experiment."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def schema(root) -> dict:
+    """The configuration's JSON schema."""
+    return yaml.safe_load((root / "schemas/config.schema.yaml").read_text())
+
+
+@pytest.fixture
+def config(root) -> dict:
+    """The demo's configuration, fractions replaced; a fresh copy for every test."""
+    from tandem_defense.configuration import with_fractions
+
+    return with_fractions(yaml.safe_load((root / "demo/config.yaml").read_text()))
