@@ -53,9 +53,10 @@ def load(files, classifier: tuple[dict, str], spec: dict) -> Shown:
 def note(shown: Shown, labels: dict) -> str:
     """One line under the figure: which images, which attack, whose photographs."""
     spec = shown.spec
+    chosen = "fooled images" if shown.fooled else "images (none is fooled)"
     text = (
         f"{labels[spec['attack']]} on {labels[spec['classifier']]}, {spec['dataset']}: the first"
-        f" {len(shown.labels)} {'fooled images' if shown.fooled else 'images (none is fooled)'}; λ₁ = {spec['first_iterations']},"
+        f" {len(shown.labels)} {chosen}; λ₁ = {spec['first_iterations']},"
         f" λ₂ = {spec['iterations']}; oblivious attacker"
     )
     owners = "; ".join(sorted({c for c in shown.credits if c}))
