@@ -26,7 +26,7 @@ demo: .venv/ready
 	@echo "report   demo/results/report.html"
 
 test: check dry-runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
