@@ -267,7 +267,7 @@ def figure_spec(figure):
     return with_dataset(config["figures"][figure])
 
 
-FUNN2 = config["figures"]["funn_figure2"]
+FUNN2 = with_dataset(config["figures"]["funn_figure2"])
 
 
 def panel_files(figure, *defenses):

@@ -39,8 +39,8 @@ def run(root, tmp_path_factory):
     config["figures"]["figure3"] |= {"iterations": 4, "every": 2}
     config["figures"]["figure6"] |= {"attacks": ["bim"], "iterations": 4, "every": 2}
     config["figures"]["figure6"] |= {"first_iterations": [1, 2]}
-    config["figures"]["figure7"] |= {"first_iterations": 1, "iterations": 4}
-    config["figures"]["figure8"] |= {"first_iterations": 1, "iterations": 4}
+    config["figures"]["figure7"] |= {"first_iterations": 1, "iterations": 4, "images": 2}
+    config["figures"]["figure8"] |= {"first_iterations": 1, "iterations": 4, "images": 2}
     funn = config["experiments"]["funn"]
     funn |= {"images": 6}
     funn["classifiers"]["classic"]["training"] = {"epochs": 1, "head_epochs": 2}
@@ -52,12 +52,15 @@ def run(root, tmp_path_factory):
 
     # Killed without warning as soon as the first attacked chunk is there.
     command = [sys.executable, "-m", "snakemake", "--directory", "demo", "--cores", "2", TARGET]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=checkout, start_new_session=True, **quiet)
+    log = checkout / "killed.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=checkout, start_new_session=True, stdout=file, stderr=file
+        )
     results = checkout / "demo/results"
     deadline = time.monotonic() + 300
     while not list(results.glob("adversarial/**/*.safetensors")) and time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before the test could kill it"
+        assert process.poll() is None, log.read_text()
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
