@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 .venv/ready: requirements.lock requirements-uv.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	touch $@
 
 demo: .venv/ready

@@ -1,6 +1,6 @@
 """How the demo's setting was found: t-DIPs, DIP and blur on tuning patches that no table shows.
 
-python demo/search.py            about half an hour on two cores; continues where it was stopped
+python demo/search.py            about ten minutes on one core; continues where it was stopped
 writes demo/search.csv (a row per setting, defense and read-out) and docs/demo_search.md.
 """
 
@@ -31,7 +31,7 @@ SETTINGS = [
     CHOSEN | {"feature_scale": 32},
     CHOSEN | {"smoothing": 0.99},
 ]
-READOUTS = list(range(20, 201, 20))
+READOUTS = list(range(20, 121, 20))
 FIRST = (20, 60)
 OUTPUT = ROOT / "demo/search.csv"
 KEYS = list(CHOSEN)
@@ -106,7 +106,7 @@ def page(table: pd.DataFrame) -> str:
 
 def main() -> None:
     """Run the settings that are not in the CSV yet, then write the page."""
-    device.prepare(threads=2)
+    device.prepare(threads=1)
     splits = Photos(size=64, regions=4).load()
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     nets = {}

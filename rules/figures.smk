@@ -6,7 +6,7 @@ rule curve:
         pdf="results/figures/{figure}.pdf",
         png=report(
             "results/figures/{figure}.png",
-            caption="../report/{figure}.rst",
+            caption="../report/curve.rst",
             category="t-DIPs",
             labels={"artifact": "{figure}", "shows": "accuracy against iterations"},
         ),

@@ -53,7 +53,7 @@ def load(files, classifier: tuple[dict, str], spec: dict) -> Shown:
 def note(shown: Shown, labels: dict) -> str:
     """One line under the figure: which images, which attack, whose photographs."""
     spec = shown.spec
-    chosen = "fooled images" if shown.fooled else "images (none is fooled)"
+    chosen = "that were fooled" if shown.fooled else "images (none was fooled)"
     text = (
         f"{labels[spec['attack']]} on {labels[spec['classifier']]}, {spec['dataset']}: the first"
         f" {len(shown.labels)} {chosen}; λ₁ = {spec['first_iterations']},"
