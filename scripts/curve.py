@@ -11,7 +11,5 @@ with logs.capture(snakemake.log[0]):
     draw = {"figure3": plots.figure3, "figure6": plots.figure6}[snakemake.wildcards.figure]
     curves = plots.curves(predictions, spec)
     curves.to_csv(snakemake.output.csv, index=False)
-    note = (
-        f"{spec['dataset']}, {curves['n'].max()} images, Wilson 95 % intervals; oblivious attacker"
-    )
+    note = f"{spec['dataset']}, 95 % Wilson intervals; oblivious attacker"
     plots.save(draw(predictions, spec, labels, note), snakemake.output.pdf, snakemake.output.png)
