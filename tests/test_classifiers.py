@@ -121,11 +121,11 @@ def test_training_is_reproducible_and_learns(photos):
     torch.manual_seed(1)
     state = torch.random.get_rng_state()
     for net, seed in zip(nets, (0, 0, 1)):
-        net.fit(x, y, seed=seed, epochs=6, noise=0.05, blur=0.2)
+        net.fit(x, y, seed=seed, epochs=15, batch_size=16, noise=0.05)
     assert torch.equal(torch.random.get_rng_state(), state)
     logits = [net(x[:4]) for net in nets]
     assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2])
-    assert (nets[0].predict(x) == y).float().mean() > 0.7
+    assert (nets[0].predict(x) == y).float().mean() > 0.7  # chance is 0.14
     assert not nets[0].training
 
 

@@ -2,13 +2,12 @@
 
 from functools import cache
 from hashlib import sha256
-from importlib.util import find_spec
 from modulefinder import ModuleFinder
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1]
-# The registry names classes and the settings' reader checks them; no result depends on either.
-NEUTRAL = {"tandem_defense", "tandem_defense.registry", "tandem_defense.settings"}
+# These name classes and check what is asked of them; no result depends on them.
+NEUTRAL = {"", ".registry", ".settings", ".configuration"}
 
 
 class OurModules(ModuleFinder):
@@ -22,10 +21,15 @@ class OurModules(ModuleFinder):
 
 
 @cache
-def _closure(file: str) -> tuple[str, ...]:
+def _closure(name: str) -> tuple[str, ...]:
+    """Files of ours behind a script ("attack.py") or a module ("tandem_defense.cache")."""
     finder = OurModules(path=[str(SCRIPTS)])
-    finder.run_script(file)
-    files = {m.__file__ for n, m in finder.modules.items() if m.__file__ and n not in NEUTRAL}
+    if name.endswith(".py"):
+        finder.run_script(str(SCRIPTS / name))
+    else:
+        finder.import_hook(name)
+    neutral = {f"tandem_defense{n}" for n in NEUTRAL}
+    files = {m.__file__ for n, m in finder.modules.items() if m.__file__ and n not in neutral}
     return tuple(sorted(files))
 
 
@@ -41,8 +45,8 @@ def code(script: str, *targets: str) -> list[str]:
     Snakemake compares these parameters with those of the last run: the reason it prints names the
     one file that changed, and a `git checkout` that only touches time stamps reruns nothing.
     """
-    files = set(_closure(str(SCRIPTS / script)))
+    files = set(_closure(script))
     for target in targets:
-        files.update(_closure(find_spec(target.split(":")[0]).origin))
+        files.update(_closure(target.split(":")[0]))
     names = [f"{Path(f).relative_to(SCRIPTS)}@{_hash(f)}" for f in sorted(files)]
     return names + sorted(set(targets))

@@ -19,7 +19,7 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwa
 from foolbox.criteria import Misclassification
 from torch import Tensor, nn
 
-from ..settings import TYPES, Epsilon
+from tandem_defense.settings import TYPES, Epsilon
 
 IMAGES_AT_ONCE = 1024  # bounds of one forward pass where an attack tries many candidates per image:
 VALUES_AT_ONCE = 2**22  # images, and pixel values

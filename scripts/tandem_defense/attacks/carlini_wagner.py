@@ -7,8 +7,8 @@ from foolbox import PyTorchModel
 from foolbox.attacks import L2CarliniWagnerAttack
 from torch import Tensor
 
-from ..settings import Count, Epsilon, Positive
-from .base import Attack, check, each
+from tandem_defense.attacks.base import Attack, check, each
+from tandem_defense.settings import Count, Epsilon, Positive
 
 
 class CarliniWagnerL2(Attack):

@@ -7,8 +7,8 @@ from foolbox import PyTorchModel
 from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 from torch import Tensor
 
-from ..settings import Count, Epsilon, Fraction
-from .base import Attack, check
+from tandem_defense.attacks.base import Attack, check
+from tandem_defense.settings import Count, Epsilon, Fraction
 
 
 class DeepFoolL2(Attack):

@@ -10,8 +10,8 @@ from foolbox.attacks import L2FastGradientAttack, LinfFastGradientAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from ..settings import Count, Epsilon
-from .base import Attack, MinimalAttack, check, each, first_success, gradient
+from tandem_defense.attacks.base import Attack, MinimalAttack, check, each, first_success, gradient
+from tandem_defense.settings import Count, Epsilon
 
 EARLY = 20  # Foolbox 2: a success among the first 20 sizes is refined with 20 finer ones
 

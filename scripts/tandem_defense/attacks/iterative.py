@@ -11,8 +11,17 @@ from foolbox.attacks.mi_fgsm import LinfMomentumIterativeFastGradientMethod
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from ..settings import Count, Epsilon, Positive
-from .base import Attack, MinimalAttack, at_once, check, each, generators_for, gradient, predict
+from tandem_defense.attacks.base import (
+    Attack,
+    MinimalAttack,
+    at_once,
+    check,
+    each,
+    generators_for,
+    gradient,
+    predict,
+)
+from tandem_defense.settings import Count, Epsilon, Positive
 
 TINY = 1e-12  # Foolbox 2: a mean absolute gradient below it is not scaled up to 1
 

@@ -9,8 +9,7 @@ from foolbox import PyTorchModel
 from foolbox.distances import l2
 from torch import Tensor
 
-from ..settings import Count, Epsilon, Positive
-from .base import (
+from tandem_defense.attacks.base import (
     Attack,
     MinimalAttack,
     at_once,
@@ -20,6 +19,7 @@ from .base import (
     logits_of,
     predict,
 )
+from tandem_defense.settings import Count, Epsilon, Positive
 
 START_SHARE = 0.1  # local search starts from this share of the pixels (Foolbox 2)
 

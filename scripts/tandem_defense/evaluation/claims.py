@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .tables import display
+from tandem_defense.evaluation.tables import display
 
 STRONG = ("bim", "mifgsm")
 

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .plots import GREY, footer, footer_lines, style
+from tandem_defense.evaluation.plots import GREY, footer, footer_lines, style
 
 WIDTH = 6.9  # inches, a page's text
 GAP, LINE, HEAD, SIDE = 0.07, 0.13, 0.24, 0.24  # inches

@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .tables import CELL, correct, display, rates, select
+from tandem_defense.evaluation.tables import CELL, correct, display, rates, select
 
 CURVES = ["attack", "defense", "first_iterations", "iteration", "n", "accuracy", "low", "high"]
 GREY = "0.35"

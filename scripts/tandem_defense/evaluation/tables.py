@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from .statistics import mcnemar, summarise
+from tandem_defense.evaluation.statistics import mcnemar, summarise
 
 PREDICTIONS = {
     "dataset": "str",
