@@ -89,7 +89,9 @@ def page(table: pd.DataFrame) -> str:
         noise, epsilon, scale, smoothing = setting
         plain = {d: group[group["defense"] == d]["right"].max() for d in group["defense"].unique()}
         best = {
-            d: group[group["defense"] == d].sort_values("right", kind="stable").iloc[-1]
+            d: group[group["defense"] == d]
+            .sort_values("right", ascending=False, kind="stable")
+            .iloc[0]
             for d in ("dip", "tdips")
         }
         point = group["defense"].eq("tdips") & group["first_iterations"].eq(20)
@@ -117,8 +119,11 @@ def main() -> None:
         if setting["noise"] not in nets:
             nets[setting["noise"]] = classifier(setting["noise"], splits)
         rows = pd.DataFrame(outcomes(setting, nets[setting["noise"]], splits["tune"]))
-        table = pd.concat([table, rows], ignore_index=True)
+        table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
         table.to_csv(OUTPUT, index=False)
+    counts = ["epsilon", "feature_scale", "first_iterations", "iteration", "right", "n"]
+    table = table.astype(dict.fromkeys(counts, int))
+    table.to_csv(OUTPUT, index=False)
     (ROOT / "docs/demo_search.md").write_text(page(table))
 
 
