@@ -37,7 +37,7 @@ check: .venv/ready
 dry-runs: .venv/ready
 	$(BIN)/snakemake --dry-run --quiet all
 	$(BIN)/snakemake --dry-run --quiet all --directory demo
-	$(BIN)/snakemake --dry-run --quiet all --use-conda --cores 8 tdips funn tables figures
+	$(BIN)/snakemake --dry-run --quiet all $(if $(shell command -v conda),--use-conda) --cores 8 tdips funn tables figures
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm --directory demo
 

@@ -152,3 +152,26 @@ def test_settings_inherit_and_refuse_unknown_types(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(TypeError, match="Complex"):
         settings.schema("tandem_defense_example:A")
+
+
+def test_the_presets_of_the_documentation_are_valid_and_respect_epsilon(root, config, schema):
+    """docs/choices.md: every preset can be configured, and what it makes stays within 8/255."""
+    import re
+
+    import torch
+
+    page = (root / "docs/choices.md").read_text()
+    text = re.search(r"```yaml\n(foolbox2_minimal.*?)```", page, re.DOTALL).group(1)
+    presets = configuration.with_fractions(yaml.safe_load(text))
+    assert set(presets) == {"foolbox2_minimal", "foolbox2_corner", "fixed"}
+    rng = torch.Generator().manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).requires_grad_(False)
+    images = torch.rand(6, 3, 4, 4, generator=rng)
+    labels = net(images).argmax(1)
+    for preset in presets.values():
+        config["experiments"]["tdips"]["attacks"] |= preset
+        configuration.check(config, schema)
+        for entry in preset.values():
+            attack = registry.load(registry.ATTACKS[entry["kind"]])
+            found = attack(**configuration.entry_settings(entry))(net, images, labels)
+            assert (found.linf <= 8 / 255 + 1e-6).all()
