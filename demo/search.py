@@ -63,12 +63,16 @@ def outcomes(setting: dict, net: SmallCNN, tune) -> list[dict]:
     add("blur", AverageBlur()(attacked))
     shared = {"feature_scale": setting["feature_scale"], "smoothing": setting["smoothing"]}
     defenses = {
-        "dip": DIP(batch=len(y), **shared),
-        "tdips": TandemDIP(first_iterations=FIRST, first_width=0.25, batch=len(y), **shared),
+        "dip": DIP(**shared),
+        "tdips": TandemDIP(first_iterations=FIRST, first_width=0.25, **shared),
     }
     for name, defense in defenses.items():
-        for _, found in defense.trace(attacked, tune.ids, READOUTS):
-            add(name, found.images, found.first_iterations, found.iteration)
+        whole = {}
+        for found in defense.trace(attacked, tune.ids, READOUTS):
+            point = found.first_iterations, found.iteration
+            whole.setdefault(point, torch.empty_like(attacked))[found.positions] = found.images
+        for point in sorted(whole):
+            add(name, whole[point], *point)
     return rows
 
 

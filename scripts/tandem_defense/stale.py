@@ -30,6 +30,8 @@ def _closure(name: str) -> tuple[str, ...]:
         finder.import_hook(name)
     neutral = {f"tandem_defense{n}" for n in NEUTRAL}
     files = {m.__file__ for n, m in finder.modules.items() if m.__file__ and n not in neutral}
+    # What a module compiles lies beside it.
+    files |= {str(p) for f in files for p in Path(f).parent.glob("*.cpp")}
     return tuple(sorted(files))
 
 

@@ -1,15 +1,16 @@
 """Deep image priors as defenses: DIP alone and the tandem of the paper (t-DIPs)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tandem_defense.defenses.base import Defense
-from tandem_defense.restoration.engine import ReadOut, fit
-from tandem_defense.restoration.networks import Z_CHANNELS, FirstPrior, UNet
+from tandem_defense.restoration.engine import fit
+from tandem_defense.restoration.reference import ReadOut, Task, first, unet
+from tandem_defense.restoration.stopping import EarlyStopping
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Literal, Positive, Sizes
 
@@ -18,11 +19,18 @@ SMALLEST = 64  # five poolings leave 2 pixels; instance norm needs more than one
 
 @dataclass(frozen=True)
 class Restored:
-    """Images restored with λ₁ = `first_iterations` (0: no first network) and λ₂ = `iteration`."""
+    """Images restored with λ₁ = `first_iterations` (0: no first network) and λ₂ = `iteration`.
 
+    positions : which of the images, N numbers
+    images : (N, C, H, W) in [0, 1]
+    stopped : (N,) the iteration at which early stopping took the images; 0 where it did not
+    """
+
+    positions: list[int]
     first_iterations: int
     iteration: int
     images: Tensor
+    stopped: Tensor
 
 
 class DIP(Defense):
@@ -36,12 +44,19 @@ class DIP(Defense):
     smoothing : weight of the past in the average over the outputs, which is the result; 0: none
     feature_scale : widths 64 … 1024 of the U-Net are divided by this
     norm : ``instance`` or ``none`` (docs/choices.md)
-    batch : how many images are optimized together, which changes nothing but the speed
-    dtype : ``float32``, or ``float64`` for tests
+    stop_window : with `stop_patience`, stop an image whose outputs were steadiest (smallest
+        variance over so many steps) that many steps ago, and take its average from then; null:
+        never, as in the paper
+    stop_patience : see `stop_window`
+    precision : ``float32``; ``tf32`` and ``bf16`` are faster and less exact (docs/restoration.md),
+        ``float64`` is for tests
+    engine : ``fast``, or ``reference`` for the plain loop over single images
+    batch : how many images are optimized together, which changes nothing but the speed; null:
+        what the memory holds
     seed : the run's; an image's weights and input depend on it and on the image's id alone
 
-    The attribute `progress`, if set, is called after every step with the number of images that it
-    advanced; :meth:`steps` tells how many there will be.
+    The attribute `progress`, if set, is called after every few steps with the number of
+    image-steps taken; :meth:`steps` tells how many there will be without early stopping.
 
     Images may have any size: smaller ones than 64 pixels are padded by repeating the edge, grey
     ones are restored as three equal channels.
@@ -55,14 +70,24 @@ class DIP(Defense):
         smoothing: Fraction = 0.99,
         feature_scale: Count = 4,
         norm: Literal["instance", "none"] = "instance",
-        batch: Count = 8,
-        dtype: Literal["float32", "float64"] = "float32",
+        stop_window: Count | None = None,
+        stop_patience: Count = 100,
+        precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
+        engine: Literal["fast", "reference"] = "fast",
+        batch: Count | None = None,
         seed: int = 0,
     ):
         super().__init__()
-        self.iterations, self.learning_rate, self.smoothing = iterations, learning_rate, smoothing
-        self.feature_scale, self.norm = feature_scale, norm
-        self.batch, self.dtype, self.seed = batch, getattr(torch, dtype), seed
+        self.iterations, self.seed = iterations, seed
+        self.second = {"feature_scale": feature_scale, "norm": norm}
+        self.fitting = {
+            "learning_rate": learning_rate,
+            "smoothing": smoothing,
+            "precision": precision,
+            "engine": engine,
+            "batch": batch,
+        }
+        self.stop = EarlyStopping(stop_window, stop_patience) if stop_window else None
         self.progress: Callable[[int], None] | None = None
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
@@ -71,36 +96,24 @@ class DIP(Defense):
         Raises ValueError for anything but floating-point images in [0, 1] with 1 or 3 channels.
         """
         whole = torch.empty_like(images)
-        for positions, restored in self.trace(images, ids, [self.iterations]):
-            whole[positions] = restored.images
+        for restored in self.trace(images, ids, [self.iterations]):
+            whole[restored.positions] = restored.images
         return whole
 
     def trace(
         self, images: Tensor, ids: Sequence[str] | None, readouts: Sequence[int]
-    ) -> Iterator[tuple[slice, Restored]]:
-        """Yield (positions, restored images of these positions) at every read-out, batch by batch.
+    ) -> Iterator[Restored]:
+        """Yield restored images at every read-out, as they come: some positions at a time.
 
         images : (B, C, H, W) in [0, 1]
         readouts : numbers of iterations, ascending
         """
         check(images)
         names = [str(i) for i in range(len(images))] if ids is None else list(ids)
-        for start in range(0, len(images), self.batch):
-            positions = slice(start, min(start + self.batch, len(images)))
-            x = images[positions]
-            targets = as_rgb(x).to(self.dtype)
-            # Autograd is needed to optimize, even under a caller's no_grad.
-            with torch.enable_grad():
-                for restored in self._restore(targets, names[positions], readouts):
-                    shape = restored.images[..., : x.shape[2], : x.shape[3]]
-                    yield (
-                        positions,
-                        Restored(
-                            restored.first_iterations,
-                            restored.iteration,
-                            (shape if x.shape[1] == 3 else shape.mean(1, keepdim=True)).to(x.dtype),
-                        ),
-                    )
+        for found in self._restore(as_rgb(images), names, readouts):
+            restored = found.images[..., : images.shape[2], : images.shape[3]]
+            restored = restored if images.shape[1] == 3 else restored.mean(1, keepdim=True)
+            yield replace(found, images=restored.to(images))
 
     def steps(self, images: int, iterations: int) -> int:
         """Optimizer steps that restoring this many images takes, summed over images."""
@@ -109,27 +122,21 @@ class DIP(Defense):
     def _restore(
         self, targets: Tensor, names: list[str], readouts: Sequence[int]
     ) -> Iterator[Restored]:
-        network = UNet(len(targets), Z_CHANNELS, self.feature_scale, self.norm)
-        z = self._start(network, targets, names, "dip")
-        for found in self._fit(network, z, targets, readouts):
-            yield Restored(0, found.iteration, found.average)
+        tasks = [
+            Task(target, derive_seed(self.seed, name, "dip"))
+            for target, name in zip(targets, names, strict=True)
+        ]
+        for found in self._fit(unet(**self.second), tasks, readouts, self.stop):
+            yield Restored(list(found.positions), 0, found.iteration, found.average, found.stopped)
 
-    def _start(self, network, targets: Tensor, names: list[str], part: str) -> Tensor:
-        """Seeded weights, and z ~ U(0, 1) of the images' size."""
-        z = torch.empty(len(targets), Z_CHANNELS, *targets.shape[2:])
-        network.initialize([derive_seed(self.seed, name, part) for name in names], z)
-        network.to(targets)
-        return z.to(targets)
-
-    def _fit(self, network, inputs, targets, readouts) -> Iterator[ReadOut]:
+    def _fit(self, architecture, tasks, readouts, stop=None) -> Iterator[ReadOut]:
         return fit(
-            network,
-            inputs,
-            targets,
+            architecture,
+            tasks,
             readouts=readouts,
-            learning_rate=self.learning_rate,
-            smoothing=self.smoothing,
+            stop=stop,
             progress=self.progress,
+            **self.fitting,
         )
 
 
@@ -142,7 +149,7 @@ class TandemDIP(DIP):
     first_iterations : λ₁; several are tried side by side, and the first of them is the result
     first_width : DIP₁'s widths are multiplied by this
 
-    The other settings are DIP's; `iterations` is λ₂.
+    The other settings are DIP's; `iterations` is λ₂, and early stopping is DIP₂'s.
     """
 
     def __init__(
@@ -155,8 +162,11 @@ class TandemDIP(DIP):
         smoothing: Fraction = 0.99,
         feature_scale: Count = 4,
         norm: Literal["instance", "none"] = "instance",
-        batch: Count = 8,
-        dtype: Literal["float32", "float64"] = "float32",
+        stop_window: Count | None = None,
+        stop_patience: Count = 100,
+        precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
+        engine: Literal["fast", "reference"] = "fast",
+        batch: Count | None = None,
         seed: int = 0,
     ):
         super().__init__(
@@ -165,8 +175,11 @@ class TandemDIP(DIP):
             smoothing=smoothing,
             feature_scale=feature_scale,
             norm=norm,
+            stop_window=stop_window,
+            stop_patience=stop_patience,
+            precision=precision,
+            engine=engine,
             batch=batch,
-            dtype=dtype,
             seed=seed,
         )
         self.first_iterations, self.first_width = tuple(first_iterations), first_width
@@ -174,9 +187,9 @@ class TandemDIP(DIP):
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images for λ₁ = first_iterations[0]; see :meth:`DIP.forward`."""
         whole = torch.empty_like(images)
-        for positions, restored in self.trace(images, ids, [self.iterations]):
+        for restored in self.trace(images, ids, [self.iterations]):
             if restored.first_iterations == self.first_iterations[0]:
-                whole[positions] = restored.images
+                whole[restored.positions] = restored.images
         return whole
 
     def steps(self, images: int, iterations: int) -> int:
@@ -187,16 +200,34 @@ class TandemDIP(DIP):
     def _restore(
         self, targets: Tensor, names: list[str], readouts: Sequence[int]
     ) -> Iterator[Restored]:
-        first = FirstPrior(len(targets), self.first_width)
-        z = self._start(first, targets, names, "dip1")
+        tasks = [
+            Task(target, derive_seed(self.seed, name, "dip1"))
+            for target, name in zip(targets, names, strict=True)
+        ]
         # One run of DIP₁ serves every λ₁.
-        outputs = self._fit(first, z, targets, sorted(set(self.first_iterations)))
-        for main in outputs:
-            second = UNet(len(targets), 3, self.feature_scale, self.norm)
-            second.initialize([derive_seed(self.seed, name, "dip2") for name in names])
-            second.to(targets)
-            for found in self._fit(second, main.output, targets, readouts):
-                yield Restored(main.iteration, found.iteration, found.average)
+        mains = self._fit(first(self.first_width), tasks, sorted(set(self.first_iterations)))
+        starts = {
+            (main.iteration, position): output
+            for main in mains
+            for position, output in zip(main.positions, main.output, strict=True)
+        }
+        points = sorted(starts)
+        tasks = [
+            Task(targets[position], derive_seed(self.seed, names[position], "dip2"), starts[at])
+            for at in points
+            for position in at[1:]
+        ]
+        for found in self._fit(unet(3, **self.second), tasks, readouts, self.stop):
+            # Lanes may hold images of several λ₁.
+            for steps in sorted({points[i][0] for i in found.positions}):
+                some = [k for k, i in enumerate(found.positions) if points[i][0] == steps]
+                yield Restored(
+                    [points[found.positions[k]][1] for k in some],
+                    steps,
+                    found.iteration,
+                    found.average[some],
+                    found.stopped[some],
+                )
 
 
 def check(images: Tensor) -> None:

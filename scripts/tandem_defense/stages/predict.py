@@ -125,31 +125,33 @@ def restore(
     restoration = models.build("defenses", entry, seed).to(where)
     restoration.progress = _logged(restoration.steps(len(chunk.ids), readouts["iterations"][-1]))
     keep = min(shown, len(chunk.ids))
+    known = chunk.columns.get("clean_prediction")
+    bare = {n: predict(net, chunk.images) if known is None else known for n, net in nets.items()}
     tables, kept = [], {}
-    bare = {}
-    for net_name, net in nets.items():
-        known = chunk.columns.get("clean_prediction")
-        bare[net_name] = predict(net, chunk.images) if known is None else known
-    for positions, found in restoration.trace(
-        chunk.images.to(where), chunk.ids, readouts["iterations"]
-    ):
+    for found in restoration.trace(chunk.images.to(where), chunk.ids, readouts["iterations"]):
+        at, point = found.positions, (found.first_iterations, found.iteration)
         part = Chunk(
             found.images,
-            chunk.ids[positions],
-            {key: value[positions] for key, value in chunk.columns.items()},
+            tuple(chunk.ids[i] for i in at),
+            {key: value[at] for key, value in chunk.columns.items()},
         )
-        point = {"first_iterations": found.first_iterations, "iteration": found.iteration}
-        for net_name, net in nets.items():
-            part.columns["clean_prediction"] = bare[net_name][positions]
-            named = names | point | {"classifier": net_name, "seed": seed}
-            tables.append(rows(part, named, predict(net, found.images)))
-        if found.iteration in readouts["kept"] and positions.start < keep:
-            key = f"{found.first_iterations}/{found.iteration}"
-            images = found.images[: keep - positions.start].cpu().numpy()
-            kept.setdefault(key, []).append(images)
-    kept = {key: np.concatenate(parts) for key, parts in kept.items()}
-    cache.write_restored(shown_output, kept, list(chunk.ids[:keep]))
-    write(pd.concat(tables, ignore_index=True), output)
+        columns = {"first_iterations": point[0], "iteration": point[1], "seed": seed}
+        for order, (net_name, net) in enumerate(nets.items()):
+            part.columns["clean_prediction"] = bare[net_name][at]
+            named = names | columns | {"classifier": net_name}
+            table = rows(part, named, predict(net, found.images))
+            tables.append(table.assign(order=order, at=at))
+        if keep and found.iteration in readouts["kept"]:
+            pictures = kept.setdefault(
+                f"{point[0]}/{point[1]}", np.empty((keep, *chunk.images.shape[1:]), np.float32)
+            )
+            for i, image in zip(at, found.images.cpu().numpy(), strict=True):
+                if i < keep:
+                    pictures[i] = image
+    cache.write_restored(shown_output, dict(sorted(kept.items())), list(chunk.ids[:keep]))
+    # Images come in the order in which they are done: the file has a fixed one.
+    whole = pd.concat(tables, ignore_index=True)
+    write(whole.sort_values(["first_iterations", "iteration", "order", "at"]), output)
 
 
 def _logged(total: int) -> Callable[[int], None]:

@@ -1,0 +1,337 @@
+"""The engine on GPUs: the priors of many images run as one network, step by step in lock-step.
+
+A lane is one image's own network: own weights, own input, own gradients, own Adam. The lanes share
+every kernel launch: activations are (1, lanes · channels, H, W) and convolutions are grouped, one
+group per lane. Nothing crosses lanes: normalization, pooling and activation work per channel. On
+CUDA a whole step (forward, backward, Adam, average) is one CUDA graph, launched at once. A lane
+whose image is done takes the next one.
+
+It also runs on the CPU, for bfloat16 and where no compiler is (native.py is several times faster).
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw, shapes
+from tandem_defense.restoration.stopping import EarlyStopping, Monitor
+
+log = logging.getLogger(__name__)
+
+MOST = 64  # lanes; more gain nothing once every kernel fills the device
+SHARE = 0.8  # of the free memory
+
+
+class Priors(nn.Module):
+    """As many priors as there are lanes, (lanes, inputs, H, W) to images (lanes, 3, H, W)."""
+
+    def __init__(self, architecture: Architecture, lanes: int):
+        super().__init__()
+        self.architecture, self.lanes = architecture, lanes
+        self.weights = nn.ParameterList(
+            torch.empty(lanes * shape[0], *shape[1:]) for shape in shapes(architecture)
+        )
+
+    def set_lane(self, lane: int, parameters: Tensor) -> None:
+        """Give a lane its weights, in the order of the reference's parameters."""
+        start = 0
+        for weight in self.weights:
+            part = weight.data.view(self.lanes, -1)[lane]
+            part.copy_(parameters[start : start + part.numel()])
+            start += part.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All lanes at once."""
+        weights = iter(self.weights)
+        x = x.reshape(1, -1, *x.shape[2:])
+        network = self.first if self.architecture.kind == "first" else self.unet
+        x = network(x, lambda: Layer(next(weights), next(weights), self.lanes))
+        return torch.sigmoid(x.view(self.lanes, 3, *x.shape[2:]).to(self.weights[0].dtype))
+
+    def first(self, z: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
+        """DIP₁; layers come in the order of the reference's parameters."""
+        sizes, x = [], z
+        for stride in (2, 1, 2, 1):
+            if stride == 2:
+                sizes.append(x)
+            x = F.relu(layer().conv(x, stride))
+        while sizes:
+            x = F.relu(layer().deconv(x, sizes.pop()))
+            x = F.relu(layer().conv(x))
+        return layer().conv(x)
+
+    def unet(self, x: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
+        """DIP₂; layers come in the order of the reference's parameters."""
+        depth = len(self.architecture.widths)
+        levels = []
+        for i in range(depth):
+            x = F.max_pool2d(x, 2) if i else x
+            for _ in range(2):
+                x = layer().conv(x)
+                if self.architecture.norm:  # per lane and channel: batch norm would mix images
+                    x = F.instance_norm(x)
+                x = F.relu(x)
+            levels.append(x)
+        ups = [layer() for _ in range(depth - 1)]
+        x = levels.pop()
+        for up in ups:
+            shortcut = levels.pop()
+            x = side_by_side(shortcut, up.deconv(x, shortcut), self.lanes)
+            x = F.relu(layer().conv(x))
+            x = F.relu(layer().conv(x))
+        return layer().conv(x)
+
+
+def side_by_side(x: Tensor, y: Tensor, lanes: int) -> Tensor:
+    """Concatenate two maps lane by lane."""
+    parts = [part.view(lanes, -1, *part.shape[2:]) for part in (x, y)]
+    return torch.cat(parts, 1).view(1, -1, *x.shape[2:])
+
+
+class Layer:
+    """One grouped layer."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, lanes: int):
+        self.weight, self.bias, self.lanes = weight, bias, lanes
+
+    def conv(self, x: Tensor, stride: int = 1) -> Tensor:
+        """(1, lanes · channels, H, W) to (1, lanes · out, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        padding = self.weight.shape[-1] // 2
+        return F.conv2d(x, self.weight, self.bias, stride, padding, groups=self.lanes)
+
+    def deconv(self, x: Tensor, like: Tensor) -> Tensor:
+        """To the size of `like`; see reference.to_size."""
+        size = like.shape[2:]
+        extra = [max(0, n - 2 * m) for n, m in zip(size, x.shape[2:], strict=True)]
+        y = F.conv_transpose2d(
+            x, self.weight, self.bias, 2, 1, output_padding=extra, groups=self.lanes
+        )
+        return y[..., : size[0], : size[1]]
+
+
+class Adam:
+    """PyTorch's fused Adam on every lane by itself, each with its own number of steps.
+
+    torch.optim's first step imports its compiler, which takes longer than a short run's fits.
+    """
+
+    def __init__(self, network: Priors, learning_rate: float):
+        self.network, self.learning_rate = network, learning_rate
+        self.mean = [torch.zeros_like(p) for p in network.weights]
+        self.square = [torch.zeros_like(p) for p in network.weights]
+        device = network.weights[0].device
+        self.steps = torch.zeros(network.lanes, device=device)
+
+    def reset(self, lane: int) -> None:
+        """Forget a lane's past."""
+        self.steps[lane] = 0
+        for state in (*self.mean, *self.square):
+            state.view(self.network.lanes, -1)[lane] = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """θ ← θ − lr · m̂ / (√v̂ + 1e-8), and forget the gradients."""
+        lanes = self.network.lanes
+        self.steps += 1
+        split = [
+            [row for x in tensors for row in x.view(lanes, -1).unbind()]
+            for tensors in (
+                list(self.network.weights),
+                [p.grad for p in self.network.weights],
+                self.mean,
+                self.square,
+            )
+        ]
+        steps = list(self.steps.unbind()) * len(self.mean)
+        torch._fused_adam_(
+            *split,
+            [],
+            steps,
+            lr=self.learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+        for parameter in self.network.weights:
+            parameter.grad = None
+
+
+class Fit:
+    """Lanes of a given number and size, all of which advance with every step.
+
+    output, average : (lanes, 3, H, W); loss : (lanes,)
+    """
+
+    def __init__(self, architecture, lanes, like, learning_rate, smoothing, dtype, bf16):
+        size, device = like.shape[1:], like.device
+        self.smoothing, self.bf16 = smoothing, bf16
+        self.network = Priors(architecture, lanes).to(device, dtype)
+        for weight in self.network.weights:
+            weight.data.zero_()
+        self.optimizer = Adam(self.network, learning_rate)
+        self.input = torch.zeros(lanes, architecture.inputs, *size, device=device, dtype=dtype)
+        self.target = torch.zeros(lanes, 3, *size, device=device, dtype=dtype)
+        self.output, self.average = torch.zeros_like(self.target), torch.zeros_like(self.target)
+        self.loss = torch.zeros(lanes, device=device, dtype=dtype)
+        self.graph = self._capture() if device.type == "cuda" else None
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """The whole step as one graph; the lanes' weights are still zero, and are set later."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # libraries choose their kernels and workspaces
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
+
+    def start(self, lane: int, parameters: Tensor, z: Tensor, target: Tensor) -> None:
+        """Begin with another image in a lane."""
+        self.network.set_lane(lane, parameters)
+        self.optimizer.reset(lane)
+        self.input[lane], self.target[lane] = z, target
+
+    def step(self) -> None:
+        """One step of all lanes."""
+        if self.graph is None:
+            self._step()
+        else:
+            self.graph.replay()
+
+    def _step(self) -> None:
+        device = self.target.device.type
+        half = torch.autocast(device, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+        with half:
+            output = self.network(self.input)
+        loss = (output - self.target).square().mean((1, 2, 3))
+        # The sum over images gives every lane the gradients that it would have alone.
+        loss.sum().backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.output.copy_(output)
+            self.loss.copy_(loss)
+            weight = torch.where(self.optimizer.steps == 1, 1.0, 1 - self.smoothing)
+            self.average.lerp_(self.output, weight.to(self.average)[:, None, None, None])
+
+
+def fit(
+    architecture: Architecture,
+    tasks: Sequence[Task],
+    *,
+    readouts: Sequence[int],
+    learning_rate: float,
+    smoothing: float,
+    stop: EarlyStopping | None = None,
+    dtype: torch.dtype = torch.float32,
+    bf16: bool = False,
+    batch: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[ReadOut]:
+    """Fit `batch` images at a time (None: as many as the memory holds); see engine.fit."""
+    like = tasks[0].target
+
+    def build(lanes: int) -> Fit:
+        return Fit(architecture, lanes, like, learning_rate, smoothing, dtype, bf16)
+
+    lanes = min(batch or most_lanes(build, like.device), len(tasks))
+    reported = [0] * len(tasks)  # read-outs that a repetition after running out of memory skips
+    waiting = deque(range(len(tasks)))
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # random numbers come from the CPU
+    while waiting:
+        try:
+            state = build(lanes)
+            yield from _run(state, tasks, waiting, reported, readouts, stop, progress, pool)
+        except torch.OutOfMemoryError:
+            if lanes == 1:
+                raise
+            state, lanes = None, lanes // 2
+            log.warning("out of memory: going on with %d images at a time", lanes)
+            waiting = deque(i for i, n in enumerate(reported) if n < len(readouts))
+            if like.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def most_lanes(build: Callable[[int], Fit], device: torch.device) -> int:
+    """How many lanes the device's memory holds, measured with one."""
+    if device.type != "cuda":
+        return 8
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_reserved(device)
+    trial = build(1)
+    trial.step()
+    torch.cuda.synchronize(device)
+    each = torch.cuda.max_memory_reserved(device) - before
+    del trial
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(MOST, int(SHARE * free / each)))
+
+
+def _run(state, tasks, waiting, reported, readouts, stop, progress, pool) -> Iterator[ReadOut]:
+    """Keep the lanes filled until nothing is waiting and all are done."""
+    drawing = partial(draw, state.network.architecture)
+    lanes = state.network.lanes
+    position, done = [-1] * lanes, [0] * lanes  # what a lane works on (-1: nothing), its steps
+    monitor = Monitor(stop, state.target.shape, state.target.device) if stop else None
+    while True:
+        free = [lane for lane in range(lanes) if position[lane] < 0][: len(waiting)]
+        for lane in free:
+            position[lane], done[lane] = waiting.popleft(), 0
+        new = [tasks[position[lane]] for lane in free]
+        for lane, task, drawn in zip(free, new, pool.map(drawing, new), strict=True):
+            state.start(lane, *drawn, task.target)
+            if monitor:
+                monitor.reset(lane)
+        active = [lane for lane in range(lanes) if position[lane] >= 0]
+        if not active:
+            return
+        steps = 1 if monitor else min(n - done[i] for i in active for n in readouts if n > done[i])
+        for _ in range(steps):
+            state.step()
+            if progress:
+                progress(len(active))
+        stopped = [False] * lanes
+        if monitor:
+            monitor.update(state.output, state.average)
+            stopped = monitor.stopped.tolist()
+        for lane in active:
+            done[lane] += steps
+        for wanted in readouts:
+            ready = [
+                lane
+                for lane in active
+                if (done[lane] == wanted or stopped[lane] and done[lane] <= wanted)
+                and reported[position[lane]] == readouts.index(wanted)
+            ]
+            if ready:
+                yield _read(state, monitor, stopped, ready, [position[i] for i in ready], wanted)
+                for lane in ready:
+                    reported[position[lane]] += 1
+        for lane in active:
+            if stopped[lane] or done[lane] == readouts[-1]:
+                position[lane] = -1
+
+
+def _read(state, monitor, stopped, ready, positions, wanted) -> ReadOut:
+    average = state.average[ready]
+    taken = torch.zeros(len(ready), dtype=torch.long)
+    for i, lane in enumerate(ready):
+        if stopped[lane]:
+            average[i] = monitor.best[lane].to(average)
+            taken[i] = monitor.best_iteration[lane]
+    output, loss = state.output[ready], state.loss[ready]
+    return ReadOut(tuple(positions), wanted, output, average, loss, taken)

@@ -1,0 +1,66 @@
+"""Early stopping by windowed moving variance (Wang et al., Early Stopping for Deep Image Prior)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop an image whose outputs have been steadiest for a while.
+
+    The variance of the last `window` outputs falls while the network learns the image and rises
+    when it starts on the perturbation. An image stops when the variance has had no new minimum
+    for `patience` steps; its result is the average at the minimum.
+    """
+
+    window: int
+    patience: int
+
+
+class Monitor:
+    """The variances of several images, each with its own clock.
+
+    stopped : (B,) bool
+    best : (B, 3, H, W), the averages at the smallest variance so far
+    best_iteration : (B,), when that was; 0 before the first full window
+    """
+
+    def __init__(self, rule: EarlyStopping, shape: torch.Size, device: torch.device):
+        self.rule = rule
+        lanes = shape[0]
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.recent = torch.zeros(rule.window, *shape, device=device)
+        self.sum = torch.zeros(shape, dtype=exact, device=device)
+        self.squares = torch.zeros(lanes, dtype=exact, device=device)
+        self.iteration = torch.zeros(lanes, dtype=torch.long, device=device)
+        self.lowest = torch.full((lanes,), torch.inf, dtype=exact, device=device)
+        self.best_iteration = torch.zeros(lanes, dtype=torch.long, device=device)
+        self.best = torch.zeros(shape, device=device)
+        self.stopped = torch.zeros(lanes, dtype=torch.bool, device=device)
+        self.slot = 0
+
+    def reset(self, lane: int) -> None:
+        """Start anew with another image."""
+        self.recent[:, lane] = 0
+        for state in (self.sum, self.squares, self.iteration, self.best_iteration, self.stopped):
+            state[lane] = 0
+        self.lowest[lane] = torch.inf
+
+    def update(self, output: Tensor, average: Tensor) -> None:
+        """Take in one step of all images: outputs and averages (B, 3, H, W)."""
+        old, new = self.recent[self.slot].to(self.sum.dtype), output.to(self.sum.dtype)
+        self.sum += new - old
+        self.squares += (new.square() - old.square()).sum((1, 2, 3))
+        self.recent[self.slot] = output
+        self.slot = (self.slot + 1) % self.rule.window
+        self.iteration += 1
+        n = self.rule.window
+        variance = self.squares / n - (self.sum / n).square().sum((1, 2, 3))
+        better = (self.iteration >= n) & (variance < self.lowest) & ~self.stopped
+        self.lowest = torch.where(better, variance, self.lowest)
+        self.best_iteration = torch.where(better, self.iteration, self.best_iteration)
+        self.best = torch.where(better[:, None, None, None], average.to(self.best), self.best)
+        late = self.iteration - self.best_iteration >= self.rule.patience
+        self.stopped |= late & (self.best_iteration > 0)
