@@ -148,11 +148,10 @@ class HGD(Defense):
             self.train()
             minimize(
                 loss,
-                self.parameters(),
+                [(self.parameters(), learning_rate)],
                 count=len(images),
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rate=learning_rate,
                 schedule=lambda over: 1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01,
                 seed=seed,
                 name="HGD",
