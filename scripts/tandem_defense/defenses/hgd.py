@@ -130,6 +130,8 @@ class HGD(Defense):
         if not 0 < epsilon <= 1:
             raise ValueError(f"epsilon is {epsilon!r}, expected a number in (0, 1], e.g. 8/255")
         initialize(self, seed)
+        # The networks' convolutions follow this layout, which needs no reordering on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
         draws = generator(seed, "attacks")
         respond = classifier if guidance == "logits" else lambda x: classifier.maps(x).mean((2, 3))
 
