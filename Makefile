@@ -47,4 +47,4 @@ lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf results logs benchmarks demo/results demo/logs demo/benchmarks .snakemake demo/.snakemake
+	rm -rf results logs benchmarks/*/ benchmarks/*.tsv demo/results demo/logs demo/benchmarks .snakemake demo/.snakemake

@@ -14,7 +14,7 @@ rule curve:
     log:
         "logs/{figure}.log",
     benchmark:
-        "benchmarks/{figure}.tsv"
+        "benchmarks/curve/{figure}.tsv"
     wildcard_constraints:
         figure="figure3|figure6",
     conda:
@@ -166,3 +166,35 @@ rule provenance:
         root=str(ROOT),
     script:
         "../scripts/provenance.py"
+
+
+rule timing:
+    """Where the time went: wall time, memory and load of all jobs, per rule."""
+
+    # A benchmark file is no declared output. All other results are inputs instead, so that this
+    # runs after everything, and again after any change, on the files that are there by then.
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        rules.provenance.output,
+    output:
+        csv="results/tables/timing.csv",
+        markdown=report(
+            "results/tables/timing.md",
+            caption="../report/timing.rst",
+            category="Run",
+            labels={"artifact": "Timing", "shows": "where the time went"},
+        ),
+    log:
+        "logs/timing.log",
+    benchmark:
+        "benchmarks/timing.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="10m",
+    params:
+        code=code_of("timing.py"),
+    script:
+        "../scripts/timing.py"

@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
+from tandem_defense.adam import Adam
 from tandem_defense.classifiers.autoencoder import (
     FUNN,
     Autoencoder,
@@ -17,6 +18,8 @@ from tandem_defense.classifiers.autoencoder import (
     constraint,
     distance,
 )
+from tandem_defense.classifiers.strided import Enlarge, Shrink
+from tandem_defense.training import generator
 
 MNIST = Path(__file__).parents[1] / "../shared/data/mnist"
 STAGES = {"initialization_epochs": 1, "optimization_epochs": 1, "head_epochs": 1}
@@ -123,12 +126,12 @@ def test_optimization_step_is_the_papers(few, monkeypatch, penalty, beta):
     x, y = few[0][:32], few[1][:32]
     model, seen = FUNN(), {}
 
-    def record(optimizer, *args, **kwargs):
+    def record(optimizer):
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 seen[name] = (parameter.detach().clone(), parameter.grad.clone())
 
-    monkeypatch.setattr(torch.optim.Adam, "step", record)  # nothing moves: initial weights
+    monkeypatch.setattr(Adam, "step", record)  # nothing moves: initial weights
     monkeypatch.setattr(model, "fit_head", lambda *args: None)
     constant = torch.rand(1, 32, generator=torch.Generator().manual_seed(1)).expand(32, -1)
     monkeypatch.setattr(model, "noise", lambda images, source: constant)
@@ -155,6 +158,140 @@ def test_optimization_step_is_the_papers(few, monkeypatch, penalty, beta):
         gradients = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
         for (name, _), expected in zip(module.named_parameters(), gradients, strict=True):
             assert torch.allclose(seen[f"{prefix}.{name}"][1], expected, rtol=1e-3, atol=1e-6)
+
+
+class Plain(torch.nn.Module):
+    """The autoencoder of Figure 1 in PyTorch's own layers, an attacker if it has noise."""
+
+    def __init__(self, noise=0):
+        super().__init__()
+        conv, deconv, relu = torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.ReLU()
+        self.encoder = torch.nn.Sequential(
+            *(conv(1, 16, 3, 2, 1), relu, conv(16, 32, 3, 2, 1), relu),
+            *(conv(32, 64, 3, 2, 1), relu),
+        )
+        self.decoder = torch.nn.Sequential(
+            *(deconv(64 + noise, 32, 3, 2, 1, 0), relu, deconv(32, 16, 3, 2, 1, 1), relu),
+            deconv(16, 1, 3, 2, 1, 1),
+        )
+
+    def forward(self, x, noise=None):
+        features = self.encoder(x)
+        if noise is not None:
+            tiles = noise[:, :, None, None].repeat(1, 1, 4, 4)
+            features = torch.cat([features, tiles], 1)
+        return (1 + torch.tanh(self.decoder(features))) / 2
+
+
+@pytest.mark.parametrize(("penalty", "beta"), [("corrected", 0.5), ("as_printed", 1e-4)])
+def test_training_is_the_plain_one(few, penalty, beta):
+    """Both stages, several steps each, against a plain loop: layers, losses, gradients, Adam."""
+    x, y = few[0][:80].double(), few[1][:80]
+    settings = {"seed": 3, "batch_size": 32, "head_epochs": 1, "beta": beta, "penalty": penalty}
+    models = {}
+    for epochs in ((0, 0), (2, 0), (2, 2)):
+        models[epochs] = FUNN().double()
+        first, second = epochs
+        models[epochs].fit(
+            x, y, initialization_epochs=first, optimization_epochs=second, **settings
+        )
+    attacker, defender = Plain(32).double(), Plain().double()
+    attacker.load_state_dict(models[0, 0].attacker.state_dict())
+    defender.load_state_dict(models[0, 0].autoencoder.state_dict())
+    draws = generator(3, "noise")
+
+    def mse(a, b):
+        return ((a - b) ** 2).mean()
+
+    def train(name, attack, defend, rates, loss):
+        players = [torch.optim.Adam(p, r) for p, r in zip((attack, defend), rates, strict=True)]
+        order = generator(3, name, "order")
+        for _ in range(2):
+            for batch in torch.randperm(80, generator=order).split(32):
+                noise = torch.rand(len(batch), 32, generator=draws).double()
+                for module in (attacker, defender):
+                    module.zero_grad()
+                attacks = torch.autograd.grad(loss(x[batch], noise), attack)
+                seen = attacker(x[batch], noise).detach()
+                defends = torch.autograd.grad(mse(defender(seen), x[batch]), defend)
+                for parameters, gradients in ((attack, attacks), (defend, defends)):
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        parameter.grad = gradient
+                for player in players:
+                    player.step()
+
+    def compare(model):
+        for plain, ours in ((attacker, model.attacker), (defender, model.autoencoder)):
+            for name, value in plain.state_dict().items():
+                assert torch.allclose(value, ours.state_dict()[name], rtol=0, atol=1e-8), name
+
+    train(
+        "initialization",
+        list(attacker.parameters()),
+        list(defender.parameters()),
+        (1e-3, 5e-4),
+        lambda x, noise: mse(attacker(x, noise), x),
+    )
+    compare(models[2, 0])
+    active = []
+
+    def attack(x, noise):
+        perturbed = attacker(x, noise)
+        error = mse(defender(perturbed), x)
+        violation = beta - error if penalty == "corrected" else error - beta
+        active.append(bool(violation > 0))
+        return mse(perturbed, x) + 5 * violation.clamp_min(0)
+
+    train(
+        "optimization",
+        list(attacker.decoder.parameters()),
+        list(defender.encoder.parameters()),
+        (1e-5, 1e-5),
+        attack,
+    )
+    assert any(active)  # the penalty's gradient took part
+    compare(models[2, 2])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (7, 7), (14, 9)])
+def test_strided_layers_are_pytorchs(height, width):
+    """Values and all three gradients in float64, for even, odd and smallest sides."""
+    small = ((height + 1) // 2, (width + 1) // 2)
+    shrink, plain_shrink = Shrink(3, 5).double(), torch.nn.Conv2d(3, 5, 3, 2, 1).double()
+    plain_shrink.load_state_dict(shrink.state_dict())
+    pairs = [(shrink, plain_shrink, (4, 3, height, width))]
+    for extra in (0, 1):
+        enlarge = Enlarge(3, 5, extra).double()
+        plain = torch.nn.ConvTranspose2d(3, 5, 3, 2, 1, extra).double()
+        plain.load_state_dict(enlarge.state_dict())
+        pairs.append((enlarge, plain, (4, 3, *small)))
+    for ours, plain, shape in pairs:
+        results = []
+        for layer in (ours, plain):
+            x = numbers(shape).requires_grad_()
+            y = layer(x)
+            wanted = [x, *layer.parameters()]
+            results.append((y, *torch.autograd.grad(y, wanted, numbers(y.shape))))
+        for a, b in zip(*results, strict=True):
+            assert a.shape == b.shape
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+def numbers(shape):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_only_wanted_gradients():
+    """A frozen layer still passes gradients on; an input without gradient needs none back."""
+    for layer, shape in ((Shrink(2, 3), (1, 2, 6, 6)), (Enlarge(2, 3, 1), (1, 2, 3, 3))):
+        x = torch.rand(shape)
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None and x.grad is None
+        layer.zero_grad()
+        layer.requires_grad_(False)
+        x.requires_grad_()
+        layer(x).sum().backward()
+        assert layer.weight.grad is None and x.grad.shape == x.shape
 
 
 def test_frozen_halves_stay_and_the_others_move(few):

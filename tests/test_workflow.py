@@ -102,6 +102,10 @@ def test_every_artifact_is_there(run):
     claims = pd.read_csv(results / "tables/claims.csv")
     assert set(claims["numbers"]) == {"published", "measured"}
     provenance = json.loads((results / "provenance.json").read_text())
+    timing = pd.read_csv(results / "tables/timing.csv", index_col="rule")
+    files = list((checkout / "demo/benchmarks").rglob("*.tsv"))
+    assert timing.loc["all", "jobs"] == len(files) - 1  # all but its own
+    assert {"attack", "restore", "curve", "provenance"} < set(timing.index)
     assert provenance["seeds"] == {"tdips": [0], "funn": [0]} and provenance["packages"]["torch"]
 
 

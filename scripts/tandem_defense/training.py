@@ -5,13 +5,14 @@ number comes from a generator of its own on the CPU, so that a run can be repeat
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from tandem_defense.adam import Adam
 from tandem_defense.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -70,34 +71,33 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 def minimize(
     loss: Callable[[Tensor], Mapping[str, Tensor]],
-    parameters,
+    groups: Sequence[tuple[Iterable[Tensor], float]],
     *,
     count: int,
     epochs: int,
     batch_size: int,
     seed: int,
     name: str,
-    learning_rate: float = 1e-3,
     schedule: Callable[[float], float] | None = None,
 ) -> None:
     """Minimize the sum of the terms of ``loss(batch)`` with Adam, a line in the log per epoch.
 
     `batch` holds indices (B,) below `count`, on the CPU; a term is a mean over the batch.
-    `parameters` may be groups with an ``lr`` of their own. `schedule` maps the share of the
-    epochs that is over, in [0, 1), to a factor on the learning rate.
+    `groups` are pairs of parameters and their learning rate. `schedule` maps the share of the
+    epochs that is over, in [0, 1), to a factor on the learning rates.
     """
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [rate for _, rate in groups]
+    optimizers = [Adam(parameters, rate) for parameters, rate in groups]
     order = generator(seed, name, "order")
     for epoch in range(epochs):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (schedule(epoch / epochs) if schedule else 1.0)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.learning_rate = rate * (schedule(epoch / epochs) if schedule else 1.0)
         totals: dict[str, Tensor] = {}
         for batch in torch.randperm(count, generator=order).split(batch_size):
             terms = loss(batch)
-            optimizer.zero_grad()
             sum(terms.values()).backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             for term, value in terms.items():
                 totals[term] = totals.get(term, 0.0) + value.detach() * len(batch)
         losses = ", ".join(f"{term} {float(total) / count:.6g}" for term, total in totals.items())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
+from tandem_defense.classifiers.strided import Enlarge, Shrink
 from tandem_defense.settings import Count, Positive, Size, Sizes
 from tandem_defense.training import (
     check_choice,
@@ -68,15 +69,14 @@ class Autoencoder(nn.Module):
         self.shape = (widths[-1], sizes[-1], sizes[-1])  # of an image's features
         encoder: list[nn.Module] = []
         for i, o in pairwise((channels, *widths)):
-            encoder += [nn.Conv2d(i, o, 3, stride=2, padding=1), nn.ReLU()]
+            encoder += [Shrink(i, o), nn.ReLU(inplace=True)]
         decoder: list[nn.Module] = []
         for (o, i), (large, small) in reversed(
             list(zip(pairwise((channels, *widths)), pairwise(sizes), strict=True))
         ):
             entry = i + noise_size if not decoder else i
             extra = large - (2 * small - 1)  # 1 where the size to come back to is even
-            deconvolution = nn.ConvTranspose2d(entry, o, 3, 2, padding=1, output_padding=extra)
-            decoder += [deconvolution, nn.ReLU()]
+            decoder += [Enlarge(entry, o, extra), nn.ReLU(inplace=True)]
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*decoder[:-1])
 
@@ -174,11 +174,10 @@ class ClassicAutoencoder(Classifier):
 
         minimize(
             loss,
-            self.autoencoder.parameters(),
+            [(self.autoencoder.parameters(), learning_rate)],
             count=len(x),
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate,
             seed=seed,
             name="autoencoder",
         )
@@ -210,11 +209,10 @@ class ClassicAutoencoder(Classifier):
 
         minimize(
             loss,
-            self.dense.parameters(),
+            [(self.dense.parameters(), rate)],
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=rate,
             seed=seed,
             name="classifier",
         )
@@ -308,10 +306,7 @@ class FUNN(ClassicAutoencoder):
 
         minimize(
             initialization,
-            [
-                {"params": attacker.parameters(), "lr": attacker_rate},
-                {"params": defender.parameters(), "lr": defender_rate},
-            ],
+            [(attacker.parameters(), attacker_rate), (defender.parameters(), defender_rate)],
             count=len(x),
             epochs=initialization_epochs,
             batch_size=batch_size,
@@ -341,11 +336,13 @@ class FUNN(ClassicAutoencoder):
         with frozen(attacker.encoder, defender.decoder):
             minimize(
                 optimization,
-                [*attacker.decoder.parameters(), *defender.encoder.parameters()],
+                [
+                    (attacker.decoder.parameters(), optimization_rate),
+                    (defender.encoder.parameters(), optimization_rate),
+                ],
                 count=len(x),
                 epochs=optimization_epochs,
                 batch_size=batch_size,
-                learning_rate=optimization_rate,
                 seed=seed,
                 name="optimization",
             )

@@ -133,11 +133,10 @@ class ComDefend(Defense):
 
         minimize(
             loss,
-            self.parameters(),
+            [(self.parameters(), learning_rate)],
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate,
             seed=seed,
             name="ComDefend",
         )

@@ -130,6 +130,8 @@ class HGD(Defense):
         if not 0 < epsilon <= 1:
             raise ValueError(f"epsilon is {epsilon!r}, expected a number in (0, 1], e.g. 8/255")
         initialize(self, seed)
+        # The networks' convolutions follow this layout, which needs no reordering on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
         draws = generator(seed, "attacks")
         respond = classifier if guidance == "logits" else lambda x: classifier.maps(x).mean((2, 3))
 
@@ -148,11 +150,10 @@ class HGD(Defense):
             self.train()
             minimize(
                 loss,
-                self.parameters(),
+                [(self.parameters(), learning_rate)],
                 count=len(images),
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rate=learning_rate,
                 schedule=lambda over: 1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01,
                 seed=seed,
                 name="HGD",

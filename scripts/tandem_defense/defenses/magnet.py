@@ -145,11 +145,10 @@ class MagNet(Defense):
 
             minimize(
                 loss,
-                autoencoder.parameters(),
+                [(autoencoder.parameters(), learning_rate)],
                 count=len(clean),
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rate=learning_rate,
                 seed=seed,
                 name=name,
             )
