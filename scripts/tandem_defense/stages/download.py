@@ -380,7 +380,9 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             data = response.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise Interrupted(f"the connection broke ({error or type(error).__name__})") from error
+            early = isinstance(error, http.client.IncompleteRead)
+            why = "it ended early" if early else error or type(error).__name__
+            raise Interrupted(f"the connection broke ({why})") from error
         if not data:
             return
         yield data
