@@ -1,6 +1,8 @@
 """Validation and input functions; no rules."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +15,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from tandem_defense import configuration, registry, settings
 from tandem_defense.stale import code as code_of
 
+DOWNLOADS = tomllib.loads((ROOT / "resources/downloads.toml").read_text(encoding="utf-8"))
+
 config.update(configuration.with_fractions(dict(config)))
 try:
-    configuration.check(config, yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text()))
+    schema = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text())
+    configuration.check(config, schema, DOWNLOADS)
 except configuration.ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 
@@ -23,27 +28,34 @@ EXPERIMENTS = config["experiments"]
 ARTIFACTS = {**config["tables"], **config["figures"]}
 
 
-# What a downloaded dataset consists of; a configured folder elsewhere must hold the same.
-DATASET_FILES = {
-    "mnist": [
-        f"{split}-{content}-ubyte.gz"
-        for split in ("train", "t10k")
-        for content in ("images-idx3", "labels-idx1")
-    ],
-    "nips2017": ["images.csv"],
-}
+def manifest_names(archives):
+    """A wildcard pattern of the manifest's archives, or of its single files."""
+    names = [name for name, found in DOWNLOADS.items() if ("members" in found) == archives]
+    return "|".join(map(re.escape, names))
 
 
 def dataset_files(wildcards):
     """The files that a dataset's entry names with its folder; none if it ships with a package."""
     found = EXPERIMENTS[wildcards.experiment]["dataset"]
-    return [f"{found['folder']}/{file}" for file in DATASET_FILES.get(found["kind"], [])]
+    files = settings.constant(registry.DATASETS[found["kind"]], "FILES") or ()
+    return [f"{found['folder']}/{file}" for file in files]
 
 
 def entry(section, wildcards, name=None):
     """The configuration's entry for this section's wildcard, or for `name`."""
     name = name or getattr(wildcards, section.removesuffix("s"))
     return EXPERIMENTS[wildcards.experiment][section][name]
+
+
+def checkpoint_names(section):
+    """Names in the manifest of a released checkpoint's files."""
+    return lambda wildcards: configuration.checkpoint(section, entry(section, wildcards))
+
+
+def checkpoint_files(section):
+    """A released checkpoint's files."""
+    names = checkpoint_names(section)
+    return lambda wildcards: [f"results/downloads/{name}" for name in names(wildcards)]
 
 
 def code(script, *sections, also=()):
@@ -117,7 +129,7 @@ def defense_files(wildcards):
     return [
         f"{folder}/{trained_against(wildcards, name)}/{name}.safetensors"
         for name in feed_forward(wildcards)
-        if "training" in entry("defenses", wildcards, name)
+        if {"training", "weights"} & set(entry("defenses", wildcards, name))
     ]
 
 

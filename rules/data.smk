@@ -1,44 +1,51 @@
-rule download_mnist:
-    """Download MNIST's four files, checked by torchvision."""
-    output:
-        collect("results/downloads/mnist/{file}", file=DATASET_FILES["mnist"]),
-    log:
-        "logs/download_mnist.log",
-    benchmark:
-        "benchmarks/download_mnist.tsv"
-    retries: 2
-    conda:
-        "../envs/torch.yaml"
-    resources:
-        mem_mb=2000,
-        runtime="30m",
-    params:
-        code=code("download_mnist.py"),
-    script:
-        "../scripts/download_mnist.py"
+rule download:
+    """Download one file of resources/downloads.toml and check it.
 
-
-rule download_nips2017:
-    """Download the NIPS 2017 DEV images and check every file's SHA-256."""
+    Its checksum says what it is: it stays when code, an address, a time stamp or `offline` changes.
+    """
     input:
-        manifest=workflow.source_path("../resources/nips2017dev.csv"),
+        manifest=ancient(workflow.source_path("../resources/downloads.toml")),
     output:
-        labels="results/downloads/nips2017/images.csv",
-        images=directory("results/downloads/nips2017/images"),
+        "results/downloads/{file}",
     log:
-        "logs/download_nips2017.log",
+        "logs/download/{file}.log",
     benchmark:
-        "benchmarks/download_nips2017.tsv"
-    retries: 2
+        "benchmarks/download/{file}.tsv"
+    wildcard_constraints:
+        file=manifest_names(archives=False),
+    localrule: True  # a cluster's compute nodes may have no way out
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=2000,
-        runtime="1h",
+        mem_mb=1000,
+        runtime="2h",
     params:
-        code=code("download_nips2017.py"),
+        sha256=lambda w: DOWNLOADS[w.file]["sha256"],
     script:
-        "../scripts/download_nips2017.py"
+        "../scripts/download.py"
+
+
+rule download_archive:
+    """Download an archive of resources/downloads.toml, take its files out and check each."""
+    input:
+        manifest=ancient(workflow.source_path("../resources/downloads.toml")),
+        members=lambda w: ancient(ROOT / "resources" / DOWNLOADS[w.file]["members"]),
+    output:
+        directory("results/downloads/{file}"),
+    log:
+        "logs/download/{file}.log",
+    benchmark:
+        "benchmarks/download/{file}.tsv"
+    wildcard_constraints:
+        file=manifest_names(archives=True),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=1000,
+        runtime="2h",
+    script:
+        "../scripts/download.py"
 
 
 rule prepare_images:

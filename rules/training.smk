@@ -1,24 +1,47 @@
-rule fetch_weights:
-    """Download a torchvision checkpoint, its hash checked before it is loaded."""
+rule convert_weights:
+    """Turn a released checkpoint into a classifier's weights; its hash is checked before it is read."""
+    input:
+        files=checkpoint_files("classifiers"),
+        manifest=ancient(workflow.source_path("../resources/downloads.toml")),
     output:
         "results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
     log:
-        "logs/fetch_weights/{experiment}/{seed}/{classifier}.log",
+        "logs/convert_weights/{experiment}/{seed}/{classifier}.log",
     benchmark:
-        "benchmarks/fetch_weights/{experiment}/{seed}/{classifier}.tsv"
+        "benchmarks/convert_weights/{experiment}/{seed}/{classifier}.tsv"
     wildcard_constraints:
         classifier=named("weights", "classifiers"),
-    retries: 2
     conda:
         "../envs/torch.yaml"
     resources:
         mem_mb=4000,
         runtime="30m",
     params:
-        code=code("fetch_weights.py", "classifiers"),
+        code=code("convert_weights.py", "classifiers"),
+        section="classifiers",
+        names=checkpoint_names("classifiers"),
         entry=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
     script:
-        "../scripts/fetch_weights.py"
+        "../scripts/convert_weights.py"
+
+
+use rule convert_weights as convert_defense_weights with:
+    input:
+        files=checkpoint_files("defenses"),
+        manifest=ancient(workflow.source_path("../resources/downloads.toml")),
+    output:
+        "results/defenses/{experiment}/{seed}/any/{defense}.safetensors",
+    log:
+        "logs/convert_weights/{experiment}/{seed}/any/{defense}.log",
+    benchmark:
+        "benchmarks/convert_weights/{experiment}/{seed}/any/{defense}.tsv"
+    wildcard_constraints:
+        defense=named("weights", "defenses"),
+    params:
+        code=code("convert_weights.py", "defenses"),
+        section="defenses",
+        names=checkpoint_names("defenses"),
+        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
 
 
 rule train_classifier:
@@ -59,6 +82,8 @@ rule train_defense:
         "logs/train_defense/{experiment}/{seed}/{classifier}/{defense}.log",
     benchmark:
         "benchmarks/train_defense/{experiment}/{seed}/{classifier}/{defense}.tsv"
+    wildcard_constraints:
+        defense=named("training", "defenses"),
     priority: 5
     conda:
         "../envs/torch.yaml"

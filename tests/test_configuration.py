@@ -69,9 +69,38 @@ def test_a_missing_key_is_named(config, schema):
     assert "experiments.tdips: lacks the key images" in complaint(config, schema)
 
 
-def test_a_classifier_has_weights_or_training(config, schema):
-    del config["experiments"]["tdips"]["classifiers"]["small"]["training"]
-    assert "classifiers.small: give either" in complaint(config, schema)
+def test_what_must_be_trained_has_training_or_weights(config, schema):
+    experiment = config["experiments"]["tdips"]
+    del experiment["classifiers"]["small"]["training"]
+    assert "classifiers.small: give `training` (may be {}), a" in complaint(config, schema)
+    experiment["classifiers"]["small"]["training"] = {}
+    experiment["classifiers"]["shufflenet"]["weights"] = "IMAGENET1K_V1"
+    assert "shufflenet: give either `training` (may be {}) or `weights`" in complaint(
+        config, schema
+    )
+    del experiment["classifiers"]["shufflenet"]["training"]
+    experiment["defenses"]["comdefend"]["weights"] = "released"
+    assert "comdefend: give either `training` (may be {}) or `weights`" in complaint(config, schema)
+    del experiment["defenses"]["comdefend"]["training"]
+    configuration.check(config, schema)
+    experiment["defenses"]["comdefend"]["weights"] = "leaked"
+    assert "comdefend.weights: found 'leaked', allowed is one of released" in complaint(
+        config, schema
+    )
+
+
+def test_released_weights_must_be_in_the_manifest(config, schema):
+    net = config["experiments"]["tdips"]["classifiers"]["shufflenet"]
+    del net["training"]
+    net["weights"] = "IMAGENET1K_V1"
+    file = "torchvision/shufflenet_v2_x0_5-IMAGENET1K_V1.pth"
+    configuration.check(config, schema, {file})
+    with pytest.raises(configuration.ConfigurationError) as caught:
+        configuration.check(config, schema, set())
+    assert (
+        f"shufflenet.weights: found 'IMAGENET1K_V1', but resources/downloads.toml has no {file!r}"
+        in str(caught.value)
+    )
 
 
 def test_every_problem_is_listed(config, schema):

@@ -22,7 +22,7 @@ RULES = {
     "images": "prepare_images",
     "adversarial": "attack",
     "restored": "restore",
-    "weights": "train_classifier, train_defense or fetch_weights",
+    "weights": "train_classifier, train_defense or convert_weights",
 }
 
 

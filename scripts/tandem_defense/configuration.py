@@ -4,7 +4,7 @@ Torch-free. Every complaint names the key, what was found and what is allowed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from fractions import Fraction as Rational
 
 from tandem_defense import registry, settings
@@ -33,13 +33,19 @@ def with_fractions(value: object) -> object:
     return value
 
 
-def check(config: dict, schema: dict) -> None:
-    """Raise ConfigurationError unless `config` can be run; `schema` is the JSON schema."""
+def check(config: dict, schema: dict, downloads: Container[str] | None = None) -> None:
+    """Raise ConfigurationError unless `config` can be run.
+
+    schema : the JSON schema
+    downloads : the names in the manifest, if released checkpoints are to be looked up there
+    """
     problems = list(_against(schema, config, ""))
     if not problems:  # names and settings mean nothing before the shape is right
         for name, experiment in config["experiments"].items():
             problems += _experiment(f"experiments.{name}", experiment)
         problems += _artifacts(config)
+    if not problems and downloads is not None:
+        problems += _checkpoints(config, downloads)
     if problems:
         raise ConfigurationError(
             "the configuration cannot be run:\n" + "\n".join(f"  {p}" for p in problems)
@@ -54,6 +60,27 @@ def target(section: str, entry: dict) -> str:
 def entry_settings(entry: dict) -> dict:
     """What an entry passes to its class."""
     return {key: value for key, value in entry.items() if key not in DESCRIPTIVE}
+
+
+def checkpoint(section: str, entry: dict) -> list[str]:
+    """Names in the manifest of the files whose weights `entry` asks for; none if it is trained."""
+    if entry.get("weights") is None:
+        return []
+    patterns = settings.constant(target(section, entry), "CHECKPOINT")
+    return [pattern.format(**entry) for pattern in patterns]
+
+
+def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
+    for name, experiment in config["experiments"].items():
+        for section in ("classifiers", "defenses"):
+            for key, entry in experiment[section].items():
+                for file in checkpoint(section, entry):
+                    if file not in downloads:
+                        yield (
+                            f"experiments.{name}.{section}.{key}.weights: found"
+                            f" {entry['weights']!r}, but resources/downloads.toml has no"
+                            f" {file!r}; add its URL and hash there"
+                        )
 
 
 def _against(schema: dict, value: object, where: str) -> Iterator[str]:
@@ -116,9 +143,6 @@ def _experiment(where: str, experiment: dict) -> Iterator[str]:
     for section, kinds in REGISTRIES.items():
         for name, entry in experiment[section].items():
             yield from _entry(f"{where}.{section}.{name}", kinds, entry)
-    for name, entry in experiment["classifiers"].items():
-        if entry["kind"] in registry.CLASSIFIERS and ("training" in entry) == ("weights" in entry):
-            yield f"{where}.classifiers.{name}: give either `training` or `weights`"
     if "none" not in experiment["defenses"]:
         yield f"{where}.defenses: lacks `none: {{kind: none}}`, the undefended classifier's row"
 
@@ -134,8 +158,10 @@ def _entry(where: str, kinds: dict, entry: dict) -> Iterator[str]:
         yield f"{where}.training: a {kind} is not trained; remove the key"
     elif fit and "training" in entry:
         yield from _against(fit, entry["training"] or {}, f"{where}.training")
-    elif fit and kinds is not registry.CLASSIFIERS and kind in registry.DEFENSES:
-        yield f"{where}: a {kind} must be trained; give it the key `training` (may be {{}})"
+    if fit and ("training" in entry) == (entry.get("weights") is not None):
+        released = "weights" in settings.schema(kinds[kind])["properties"]
+        key = "either `training` (may be {}) or `weights`" if released else "`training` (may be {})"
+        yield f"{where}: give {key}, a {kind} must be trained"
 
 
 def _artifacts(config: dict) -> Iterator[str]:

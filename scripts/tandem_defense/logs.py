@@ -8,14 +8,21 @@ from pathlib import Path
 
 
 @contextmanager
-def capture(path: str):
-    """Write log records of level INFO, and an error's traceback, to `path` while the block runs."""
+def capture(path: str, *, echo: bool = False):
+    """Write log records of level INFO, and an error's traceback, to `path` while the block runs.
+
+    echo : also print the records, for a job that somebody watches
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    handlers = [logging.FileHandler(path, mode="w", encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    if echo:
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[1].addFilter(lambda record: record.name.startswith("tandem_defense"))
     root = logging.getLogger()
     level = root.level
-    root.addHandler(handler)
+    for handler in handlers:
+        root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
@@ -27,6 +34,7 @@ def capture(path: str):
         raise
     finally:
         logging.captureWarnings(False)
-        root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

@@ -29,12 +29,15 @@ class Torchvision(Trainable):
     architecture : torchvision's name, e.g. ``resnet50``
     classes : number of classes (1000 with `weights`)
     weights : torchvision's name of the checkpoint, e.g. ``IMAGENET1K_V1``, or none to train here.
-        Nothing is loaded by the constructor: the rule `fetch_weights` stores the checkpoint.
+        Nothing is loaded by the constructor: the rule `convert_weights` stores the checkpoint.
     input_size : images are resized to this side first (bilinear), or 0 to take them as they are
     normalization : ``imagenet``, ``half`` (±1) or ``none``
 
     Raises ValueError for an architecture that torchvision does not have.
     """
+
+    # The names in the manifest of what :meth:`read_checkpoint` takes.
+    CHECKPOINT = ("torchvision/{architecture}-{weights}.pth",)
 
     def __init__(
         self,
@@ -102,3 +105,7 @@ class Torchvision(Trainable):
     def load_checkpoint(self, state: dict[str, Tensor]) -> None:
         """Take a checkpoint of torchvision's own names, e.g. ``conv1.weight``."""
         self.net.load_state_dict(state)
+
+    def read_checkpoint(self, path: str) -> None:
+        """Take a checkpoint file of torchvision's; no code in it runs (``weights_only``)."""
+        self.load_checkpoint(torch.load(path, map_location="cpu", weights_only=True))

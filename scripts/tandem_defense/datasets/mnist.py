@@ -8,7 +8,7 @@ import numpy as np
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.settings import Count
 
-FILES = {"train": "train", "test": "t10k"}
+SPLITS = {"train": "train", "test": "t10k"}
 
 
 class MNIST:
@@ -18,6 +18,12 @@ class MNIST:
     test : the first this many test images (FUNN evaluates the first 1000)
     """
 
+    FILES = (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    )
     AVAILABLE = {"test": 10000}
 
     def __init__(self, *, folder: str, test: Count = 1000):
@@ -29,7 +35,7 @@ class MNIST:
         Raises FileNotFoundError for a missing file, ValueError for one that is not MNIST's.
         """
         splits = {}
-        for split, name in FILES.items():
+        for split, name in SPLITS.items():
             images = self._idx(f"{name}-images-idx3-ubyte", 3)[..., None]
             labels = self._idx(f"{name}-labels-idx1-ubyte", 1).astype(np.int64)
             if len(images) != len(labels):

@@ -15,11 +15,13 @@ SIDE = 299
 class NIPS2017:
     """1000 photographs of 299 × 299 pixels with ImageNet labels, each CC BY 2.0.
 
-    folder : holds ``images.csv`` (columns ImageId, TrueLabel 1..1000, Author) and ``images/``
+    folder : holds ``images.csv`` (columns ImageId, TrueLabel 1..1000, Author, OriginalLandingURL,
+        License) and ``images/``
     test : the first this many images, in the CSV's order, are evaluated
     train : this many images after them train the defenses that need training
     """
 
+    FILES = ("images.csv", "images")
     AVAILABLE = {"test": 1000, "train": 999}
 
     def __init__(self, *, folder: str, test: Count = 1000, train: Size = 0):
@@ -43,10 +45,17 @@ class NIPS2017:
             np.array([int(row["TrueLabel"]) - 1 for row in rows], np.int64),
             tuple(row["ImageId"] for row in rows),
             tuple(str(i) for i in range(1000)),
-            tuple(f"{row.get('Author', '')} (CC BY 2.0)" for row in rows),
+            tuple(self._credit(row) for row in rows),
         )
         test = whole[: self.test]
         return {"test": test, "train": whole[self.test :] if self.train else test}
+
+    @staticmethod
+    def _credit(row: dict) -> str:
+        """What the license asks for: author, source, license (CC BY 2.0 for all)."""
+        source = row["OriginalLandingURL"].removeprefix("https://www.")
+        license = row["License"].removeprefix("https://").removesuffix("/")
+        return f"{row['Author']}, {source}, {license}"
 
     def _read(self, name: str) -> np.ndarray:
         path = self.folder / "images" / f"{name}.png"

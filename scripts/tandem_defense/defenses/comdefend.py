@@ -24,6 +24,7 @@ from tandem_defense.training import (
     minimize,
     seeded,
 )
+from tandem_defense.unpickle import read_arrays
 
 
 def stack(widths: Sequence[int]) -> nn.Sequential:
@@ -41,7 +42,13 @@ class ComDefend(Defense):
     channels back to the image. At test time a bit is sigmoid(ComCNN(x − ½) − noise) > ½, with
     noise of standard deviation `test_noise` (the released sources have 1 and 20; 0 is without)
     that depends on `seed` and the image's id alone. Images (B, `channels`, H, W) of any size.
+
+    weights : ``released``, the authors' networks for color images, or none to train here. Nothing
+        is loaded by the constructor: the rule `convert_weights` stores them.
     """
+
+    # The names in the manifest of what :meth:`read_checkpoint` takes.
+    CHECKPOINT = ("comdefend/enc20_0.0001.npy", "comdefend/dec20_0.0001.npy")
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class ComDefend(Defense):
         reconstruction: Sizes = (32, 64, 128, 256, 128, 64, 32, 16),
         code: Count = 12,
         test_noise: Literal[0, 1, 20] = 1,
+        weights: Literal["released"] | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -93,6 +101,25 @@ class ComDefend(Defense):
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Images from their binary codes, shape and range as the input's."""
         return torch.sigmoid(self.reconstruct(self.encode(images, ids)))
+
+    def read_checkpoint(self, compress: str, reconstruct: str) -> None:
+        """Take the authors' two files, one per network.
+
+        Raises ValueError for a file that is none of theirs or of another network.
+        """
+        for network, path in ((self.compress, compress), (self.reconstruct, reconstruct)):
+            arrays = [torch.from_numpy(array) for array in read_arrays(path)]
+            # TensorFlow's kernels are (height, width, in, out), torch's (out, in, height, width).
+            arrays = [a.permute(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
+            expected = [tuple(p.shape) for p in network.parameters()]
+            if [tuple(a.shape) for a in arrays] != expected:
+                raise ValueError(
+                    f"{path} holds {[tuple(a.shape) for a in arrays]}, expected {expected}:"
+                    " the released networks need the default compression, reconstruction and code"
+                )
+            with torch.no_grad():
+                for parameter, array in zip(network.parameters(), arrays, strict=True):
+                    parameter.copy_(array)
 
     def fit(
         self,

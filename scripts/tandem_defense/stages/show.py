@@ -59,8 +59,8 @@ def note(shown: Shown, labels: dict) -> str:
         f" {len(shown.labels)} {chosen}; λ₁ = {spec['first_iterations']},"
         f" λ₂ = {spec['iterations']}; oblivious attacker"
     )
-    owners = "; ".join(sorted({c for c in shown.credits if c}))
-    return f"{text}. Photographs: {owners}" if owners else text
+    owners = "; ".join(dict.fromkeys(c for c in shown.credits if c))
+    return f"{text}. Photographs, from the top: {owners}" if owners else text
 
 
 def _panels(shown: Shown, state: str) -> list[dict]:

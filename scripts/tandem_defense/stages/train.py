@@ -39,20 +39,3 @@ def train(
         held_out = cache.read_images(test)
         right = module.predict(models.to_tensor(held_out.images)).numpy() == held_out.labels
         log.info("test accuracy %.3f (%d of %d)", right.mean(), right.sum(), len(right))
-
-
-def fetch(entry: dict, output: str) -> None:
-    """Download a torchvision checkpoint, check its hash, and store it as our weights.
-
-    The hash is the part of the file's name that torchvision publishes; no code in the file runs
-    (``weights_only``).
-    """
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(entry["architecture"])[entry["weights"]]
-    state = torch.hub.load_state_dict_from_url(
-        weights.url, map_location="cpu", check_hash=True, weights_only=True
-    )
-    module = models.build("classifiers", entry)
-    module.load_checkpoint(state)
-    cache.write_weights(output, module.state_dict(), models.identity(entry))

@@ -1,0 +1,28 @@
+"""Turning released checkpoints into weights of ours."""
+
+from tandem_defense import cache
+from tandem_defense.stages import download, models
+
+
+def checkpoint(
+    section: str, entry: dict, files: dict[str, str], manifest: str, output: str
+) -> None:
+    """Store downloaded checkpoint files as the weights of `entry`.
+
+    section : ``classifiers`` or ``defenses``
+    files : manifest name to path, in the order that the class's ``read_checkpoint`` takes them
+
+    Raises ValueError, before anything is read, if a file is not what the manifest says.
+    """
+    entries = download.read_manifest(manifest)
+    for name, path in files.items():
+        try:
+            download.check(path, entries[name])
+        except download.Unusable as error:
+            raise ValueError(
+                f"{path} is not {name}: {error}. Delete it and run the same snakemake command"
+                " again: rule download brings it anew."
+            ) from None
+    module = models.build(section, entry)
+    module.read_checkpoint(*files.values())
+    cache.write_weights(output, module.state_dict(), models.identity(entry))
