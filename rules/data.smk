@@ -10,8 +10,8 @@ rule download_mnist:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=2000,
-        runtime="30m",
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code("download_mnist.py"),
     script:
@@ -33,8 +33,8 @@ rule download_nips2017:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=2000,
-        runtime="1h",
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         code=code("download_nips2017.py"),
     script:
@@ -55,8 +55,8 @@ rule prepare_images:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code(
             "prepare_images.py",

@@ -12,8 +12,8 @@ rule fetch_weights:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("fetch_weights.py", "classifiers"),
         entry=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
@@ -38,8 +38,8 @@ rule train_classifier:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="4h",
+        mem_mb=growing(4000),
+        runtime=growing(240),
         gpu=1,
     params:
         code=code("train_classifier.py", "classifiers"),
@@ -63,8 +63,8 @@ rule train_defense:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=8000,
-        runtime="8h",
+        mem_mb=growing(8000),
+        runtime=growing(480),
         gpu=1,
     params:
         code=code("train_defense.py", "defenses", also=classifier_code),
