@@ -103,7 +103,7 @@ rule funn_figure2:
     benchmark:
         "benchmarks/funn_figure2.tsv"
     conda:
-        "../envs/plots.yaml"
+        "../envs/torch.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(30),

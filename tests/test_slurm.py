@@ -185,7 +185,7 @@ def submissions(run: Run) -> list[str]:
 
 def ask_for(run: Run, fault: str) -> None:
     """Lose two chunks; the first job that makes one of them anew takes the fault."""
-    for old in run.folder.glob("taken-*"):
+    for old in [*run.folder.glob("taken-*"), *run.folder.glob("faults/*")]:
         old.unlink()
     (run.folder / "faults").mkdir(exist_ok=True)
     (run.folder / "faults" / fault).touch()
@@ -193,9 +193,9 @@ def ask_for(run: Run, fault: str) -> None:
 
 
 def lose_chunks(run: Run) -> None:
-    """Delete the predictions of two of the three chunks."""
-    for chunk in LOST:
-        (run.folder / chunk).unlink()
+    """Delete the predictions of two of the three chunks, and what was made of them."""
+    for file in (*LOST, "results/predictions/tdips.parquet", TARGETS[0]):
+        (run.folder / file).unlink()
 
 
 def wait_for_the_other_chunk(run: Run) -> None:
