@@ -9,7 +9,7 @@ import sys
 import pytest
 import rattler
 import yaml
-from checkout import copy_workflow
+from checkout import PARTS, copy_workflow
 from conda import make_channel, make_client
 
 from tandem_defense import registry, stale
@@ -133,3 +133,14 @@ def test_an_environment_that_cannot_be_solved_says_which_package(conda):
     assert "Could not create conda environment from" in done.stdout
     assert "envs/torch.yaml" in done.stdout and "numpy" in done.stdout and "99.1" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root):
+    docker, apptainer = (root / "Dockerfile").read_text(), (root / "apptainer.def").read_text()
+    base = re.search(r"(?m)^FROM (.+)$", docker)[1]
+    assert f"\nFrom: {base}\n" in apptainer
+    for line in re.findall(r"(?:pip install|uv pip install).*", docker):
+        assert "--require-hashes" in line and line.removesuffix(" \\").lstrip("& ") in apptainer
+    copied = re.search(r"%files\n((?:    .+\n)+)", apptainer)[1].split()[::2]
+    assert all((root / path).exists() for path in copied)
+    assert {*PARTS, "Snakefile", "config.yaml"} - {"demo"} <= set(copied)
