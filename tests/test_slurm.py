@@ -43,7 +43,12 @@ class Run:
         program = [sys.executable, "-m", "snakemake", "--directory", str(self.folder)]
         with self.log.open("w") as file:
             return subprocess.Popen(
-                [*program, *self.arguments, *more], cwd=self.checkout, stdout=file, stderr=file
+                [*program, *self.arguments, *more],
+                cwd=self.checkout,
+                stdout=file,
+                stderr=file,
+                # A shell that puts these tests into the background has SIGINT ignored below it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def __call__(self, *more: str) -> subprocess.CompletedProcess:
@@ -129,7 +134,7 @@ def submitted(root, checkout, cluster, tmp_path_factory):
         working_directory(root, folder)
         profile = ("--profile", "profiles/slurm", "--jobs", "2")
         # Small jobs, looked at soon: the only setting that differs from the profile's.
-        soon = ("--slurm-init-seconds-before-status-checks", "10")
+        soon = ("--slurm-init-seconds-before-status-checks", "14")
         run = Run(checkout, folder, profile + soon)
         done = run("all")
         assert done.returncode == 0, done.stdout
