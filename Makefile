@@ -1,6 +1,8 @@
 # On a machine with Python ≥ 3.11, make and git:
 #   make demo   both papers at small size, with every table, figure and the report
 #   make test   format, lint, dry runs, tests
+# On a Debian or Ubuntu machine that has no SLURM of its own, as root:
+#   make test-slurm   the SLURM profile on a real SLURM, with faults; writes docs/reliability.md
 PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
@@ -9,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test check dry-runs lock clean
+.PHONY: demo test test-slurm check dry-runs lock clean
 
 .venv/ready: requirements.lock requirements-uv.lock
 	$(PYTHON) -m venv .venv
@@ -27,6 +29,11 @@ demo: .venv/ready
 
 test: check dry-runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slurm: .venv/ready
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

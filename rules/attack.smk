@@ -12,8 +12,8 @@ rule attack:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="1h",
+        mem_mb=growing(4000),
+        runtime=growing(60),
         gpu=1,
     params:
         code=code("attack.py", "attacks", "classifiers"),

@@ -34,6 +34,11 @@ def manifest_names(archives):
     return "|".join(map(re.escape, names))
 
 
+def growing(amount):
+    """A resource, MB or minutes, of which the second try gets twice the amount, and so on."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def dataset_files(wildcards):
     """The files that a dataset's entry names with its folder; none if it ships with a package."""
     found = EXPERIMENTS[wildcards.experiment]["dataset"]
@@ -247,7 +252,7 @@ def labels(experiment):
     """Display names of an experiment's entries, for tables and figures."""
     sections = ("classifiers", "attacks", "defenses")
     found = EXPERIMENTS[experiment]
-    names = {n: e["label"] for s in sections for n, e in found[s].items() if "label" in e}
+    names = {n: e.get("label", n) for s in sections for n, e in found[s].items()}
     controls = [n for n, e in found["defenses"].items() if e.get("control")]
     return names | {"clean": "Clean", "controls": controls}
 

@@ -17,8 +17,8 @@ rule download:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=1000,
-        runtime="2h",
+        mem_mb=growing(1000),
+        runtime=growing(120),
     params:
         sha256=lambda w: DOWNLOADS[w.file]["sha256"],
     script:
@@ -42,8 +42,8 @@ rule download_archive:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=1000,
-        runtime="2h",
+        mem_mb=growing(1000),
+        runtime=growing(120),
     script:
         "../scripts/download.py"
 
@@ -62,8 +62,8 @@ rule prepare_images:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code(
             "prepare_images.py",

@@ -17,8 +17,8 @@ rule evaluate:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="1h",
+        mem_mb=growing(4000),
+        runtime=growing(60),
         gpu=1,
     params:
         code=code("evaluate.py", "classifiers", also=feed_forward_code),
@@ -48,8 +48,8 @@ rule restore:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=8000,
-        runtime="8h",
+        mem_mb=growing(8000),
+        runtime=growing(480),
         gpu=1,
     params:
         code=code("restore.py", "defenses", "classifiers"),
@@ -99,8 +99,8 @@ rule gather_predictions:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("gather_predictions.py"),
     script:

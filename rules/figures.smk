@@ -20,8 +20,8 @@ rule curve:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=2000,
-        runtime="30m",
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code_of("curve.py"),
         spec=lambda w: figure_spec(w.figure),
@@ -49,8 +49,8 @@ rule figure7:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **panel_params("figure7"),
     script:
@@ -76,8 +76,8 @@ rule figure8:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         **panel_params("figure8"),
     script:
@@ -103,10 +103,10 @@ rule funn_figure2:
     benchmark:
         "benchmarks/funn_figure2.tsv"
     conda:
-        "../envs/plots.yaml"
+        "../envs/torch.yaml"
     resources:
-        mem_mb=2000,
-        runtime="30m",
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code_of("funn_figure2.py"),
         spec=FUNN2,
@@ -158,8 +158,8 @@ rule provenance:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=2000,
-        runtime="10m",
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         code=code_of("provenance.py"),
         config=config,

@@ -20,8 +20,8 @@ rule table1:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code_of("table1.py"),
         spec=table1_spec(),
@@ -51,8 +51,8 @@ rule table2:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code_of("table2.py"),
         spec=table2_spec(),
@@ -81,8 +81,8 @@ rule claims:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=2000,
-        runtime="30m",
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code_of("claims.py"),
         spec=config["tables"]["table1"],

@@ -14,8 +14,8 @@ rule convert_weights:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="30m",
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("convert_weights.py", "classifiers"),
         section="classifiers",
@@ -61,8 +61,8 @@ rule train_classifier:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=4000,
-        runtime="4h",
+        mem_mb=growing(4000),
+        runtime=growing(240),
         gpu=1,
     params:
         code=code("train_classifier.py", "classifiers"),
@@ -88,8 +88,8 @@ rule train_defense:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=8000,
-        runtime="8h",
+        mem_mb=growing(8000),
+        runtime=growing(480),
         gpu=1,
     params:
         code=code("train_defense.py", "defenses", also=classifier_code),

@@ -1,12 +1,23 @@
 """Where a job computes, and with how many threads."""
 
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+
 import torch
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+_held: list[FileLock] = []  # until this process ends
 
 
 def prepare(threads: int = 1, device: str = "auto") -> torch.device:
     """Set the number of CPU threads and choose the device.
 
-    device : ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``
+    device : ``auto`` (a GPU if there is one, of several one that no other job has), ``cpu``,
+        ``cuda``, ``cuda:1``, ``mps``
 
     Raises ValueError for a device that this machine does not have.
     """
@@ -14,7 +25,42 @@ def prepare(threads: int = 1, device: str = "auto") -> torch.device:
     # Late in an optimization Adam's second moments fall below 1e-38, where x86 is slow.
     torch.set_flush_denormal(True)
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpus = visible_gpus()
+        if len(gpus) > 1 and not _held:
+            os.environ["CUDA_VISIBLE_DEVICES"] = claim(gpus)
+        found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if found.type == "cuda" else None
+        log.info("%s%s, %d CPU threads", found, f" (GPU {gpu})" if gpu else "", threads)
+        return found
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but there is no CUDA GPU: use cpu")
     return torch.device(device)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is None:  # counting does not initialize CUDA, so the choice can still be made
+        return [str(i) for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def claim(gpus: list[str], folder: str | Path | None = None) -> str:
+    """One of `gpus` that no other process of this user has claimed; waits until there is one.
+
+    It is given back when this process ends, however it ends: the system drops a dead process's
+    lock. The locks are files in `folder`, by default the system's folder for temporary files,
+    which is one and the same for all jobs (a job's own TMPDIR may not be).
+    """
+    folder = Path(folder or ("/tmp" if os.name == "posix" else tempfile.gettempdir()))
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    while True:
+        for gpu in gpus:
+            lock = FileLock(folder / f"tandem-defense-gpu-{user}-{gpu}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            _held.append(lock)
+            return gpu
+        time.sleep(1)

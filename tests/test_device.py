@@ -1,0 +1,60 @@
+"""Several jobs on one machine: each has a GPU to itself, and no more threads than its rule's."""
+
+import select
+import subprocess
+import sys
+
+import pytest
+
+from tandem_defense import device
+
+CLAIM = """
+import sys
+sys.path.insert(0, "scripts")
+from tandem_defense.device import claim
+print("ready", flush=True)
+print(claim(sys.argv[2:], sys.argv[1]), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def claims(root, tmp_path):
+    """Starts processes that claim one of two GPUs and keep it until they are told to end."""
+    started = []
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-c", CLAIM, str(tmp_path), "0", "GPU-b"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=root, text=True, **pipes))
+        assert started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_jobs_spread_over_gpus_and_wait_for_a_free_one(claims):
+    first, second = claims(), claims()
+    taken = {first.stdout.readline().strip(): first, second.stdout.readline().strip(): second}
+    assert set(taken) == {"0", "GPU-b"}
+    third = claims()
+    assert not select.select([third.stdout], [], [], 2)[0], "no GPU is free"
+    taken["GPU-b"].kill()  # without a chance to give back anything
+    assert third.stdout.readline().strip() == "GPU-b"
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("2", ["2"]), ("0, 3", ["0", "3"]), ("", []), ("GPU-a", ["GPU-a"])]
+)
+def test_visible_gpus_are_those_of_the_environment(monkeypatch, variable, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert device.visible_gpus() == expected
+
+
+def test_a_device_that_is_absent_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="no CUDA GPU: use cpu"):
+        device.prepare(device="cuda")

@@ -1,0 +1,146 @@
+"""The conda environments: equal to the lock file, complete for their rules, and usable."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import rattler
+import yaml
+from checkout import PARTS, copy_workflow
+from conda import make_channel, make_client
+
+from tandem_defense import registry, stale
+
+# Where conda-forge's name is not the one on PyPI, or an import's is not its package's.
+PYPI = {"pytorch": "torch"}
+PACKAGES = {"torch": "pytorch", "PIL": "pillow", "skimage": "scikit-image"}
+PACKAGES |= {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+ENVIRONMENTS = ("plots", "torch")
+
+
+def dependencies(root, name) -> dict[str, str]:
+    """An environment's pins: versions by name."""
+    found = yaml.safe_load((root / f"envs/{name}.yaml").read_text())
+    assert found["channels"] == ["conda-forge", "nodefaults"]
+    return dict(spec.split(" =") for spec in found["dependencies"])
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_versions_are_the_lock_files(root, name):
+    lock = dict(re.findall(r"(?m)^([\w.-]+)==([^ ;]+)", (root / "requirements.lock").read_text()))
+    found = dependencies(root, name)
+    assert found.pop("python") in ("3.11", "3.12", "3.13")
+    assert found == {name: lock[PYPI.get(name, name)] for name in found}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_specs_are_valid(root, name):
+    for package, version in dependencies(root, name).items():
+        spec = rattler.MatchSpec(f"{package} ={version}", strict=True)
+        assert spec.name.normalized == package and spec.version
+
+
+def rules(root) -> dict[str, str]:
+    """The environment of every script that a rule names."""
+    text = "".join(path.read_text() for path in sorted((root / "rules").glob("*.smk")))
+    found = {}
+    for rule in re.split(r"(?m)^rule ", text)[1:]:
+        script = re.search(r'script:\s+"../scripts/(\w+\.py)"', rule)
+        if script:
+            found[script[1]] = re.search(r'conda:\s+"../envs/(\w+)\.yaml"', rule)[1]
+    return found
+
+
+def imports(script: str) -> set[str]:
+    """Top-level names that a script imports through any module of ours, at any depth."""
+    files = set(stale._closure(script))
+    if any(file.endswith("stages/models.py") for file in files):  # loads classes by their names
+        for part in (registry.CLASSIFIERS, registry.ATTACKS, registry.DEFENSES):
+            for target in part.values():
+                files.update(stale._closure(target.split(":")[0]))
+        for target in registry.RESTORATIONS.values():
+            files.update(stale._closure(target.split(":")[0]))
+    if script == "prepare_images.py":
+        for target in registry.DATASETS.values():
+            files.update(stale._closure(target.split(":")[0]))
+    found = set()
+    for file in files:
+        with open(file, encoding="utf-8") as text:
+            nodes = list(ast.walk(ast.parse(text.read())))
+        found.update(a.name for node in nodes if isinstance(node, ast.Import) for a in node.names)
+        found.update(n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level)
+    return {name.split(".")[0] for name in found}
+
+
+def test_every_script_has_a_rule_and_an_environment(root):
+    assert set(rules(root)) == {path.name for path in (root / "scripts").glob("*.py")}
+    assert set(rules(root).values()) == set(ENVIRONMENTS)
+
+
+def test_imports_are_in_the_rules_environment(root):
+    ours = {"tandem_defense"} | set(sys.stdlib_module_names)
+    for script, environment in rules(root).items():
+        needed = {PACKAGES.get(name, name) for name in imports(script) - ours}
+        absent = needed - set(dependencies(root, environment))
+        assert not absent, f"{script} needs {absent}: add to envs/{environment}.yaml"
+    assert "torch" in imports("attack.py") and "foolbox" not in imports("table1.py")
+
+
+@pytest.fixture
+def conda(root, tmp_path, monkeypatch):
+    """A checkout, and on PATH a stand-in for conda whose channel has just the pinned packages."""
+    specs = {s for n in ENVIRONMENTS for s in map(" =".join, dependencies(root, n).items())}
+    make_channel(tmp_path / "channel", sorted(specs), tmp_path / "notes")
+    client = make_client(tmp_path / "base", tmp_path / "channel")
+    monkeypatch.setenv("PATH", f"{client}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "checkout").mkdir()
+    return copy_workflow(root, tmp_path / "checkout")
+
+
+def use_conda(checkout, target: str) -> subprocess.CompletedProcess:
+    """Make one file with --use-conda; what Snakemake says, in one text."""
+    command = [sys.executable, "-m", "snakemake", "--directory", "demo", "--cores", "1"]
+    return subprocess.run(
+        [*command, "--use-conda", target],
+        cwd=checkout,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_job_runs_in_its_environment(conda, tmp_path):
+    done = use_conda(conda, "results/images/funn/test.safetensors")
+    assert done.returncode == 0, done.stdout
+    assert "Creating conda environment" in done.stdout and "Activating conda" in done.stdout
+    (prefix,) = set((tmp_path / "notes").read_text().split())
+    assert prefix.startswith(str(conda / "demo/.snakemake/conda"))
+    installed = os.listdir(f"{prefix}/conda-meta")
+    for name, version in dependencies(conda, "torch").items():
+        assert f"{name}-{version}-0.json" in installed
+    again = use_conda(conda, "results/images/tdips/test.safetensors")
+    assert again.returncode == 0 and "Creating conda environment" not in again.stdout
+
+
+def test_an_environment_that_cannot_be_solved_says_which_package(conda):
+    file = conda / "envs/torch.yaml"
+    file.write_text(re.sub(r"numpy =.*", "numpy =99.1", file.read_text()))
+    done = use_conda(conda, "results/images/funn/test.safetensors")
+    assert done.returncode != 0
+    assert "Could not create conda environment from" in done.stdout
+    assert "envs/torch.yaml" in done.stdout and "numpy" in done.stdout and "99.1" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root):
+    docker, apptainer = (root / "Dockerfile").read_text(), (root / "apptainer.def").read_text()
+    base = re.search(r"(?m)^FROM (.+)$", docker)[1]
+    assert f"\nFrom: {base}\n" in apptainer
+    for line in re.findall(r"(?:pip install|uv pip install).*", docker):
+        assert "--require-hashes" in line and line.removesuffix(" \\").lstrip("& ") in apptainer
+    copied = re.search(r"%files\n((?:    .+\n)+)", apptainer)[1].split()[::2]
+    assert all((root / path).exists() for path in copied)
+    assert {*PARTS, "Snakefile", "config.yaml"} - {"demo"} <= set(copied)

@@ -1,0 +1,94 @@
+"""The profiles: what is limited on one machine, what is asked of a cluster."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from checkout import copy_workflow, snakemake
+
+# Ten jobs that ask for a GPU, five that do not; each notes when it runs.
+JOBS = """
+resource_scopes:
+    gpu="local",
+
+rule all:
+    input: expand("{kind}{i}", kind=["gpu", "cpu"], i=range(5))
+
+rule gpu:
+    output: "gpu{i}"
+    resources: gpu=1
+    shell: "(date +%s.%N; echo $OMP_NUM_THREADS; sleep 0.5; date +%s.%N) >{output}"
+
+use rule gpu as cpu with:
+    output: "cpu{i}"
+    threads: 2
+    resources: gpu=0
+"""
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    """How many of the spans of time overlap at most."""
+    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
+
+
+@pytest.mark.parametrize(("visible", "gpu_jobs"), [("0", 1), ("0,1", 2), ("", 5)])
+def test_one_job_per_gpu_and_one_thread_per_core(root, tmp_path, visible, gpu_jobs):
+    """Without a GPU only the cores limit its jobs."""
+    (tmp_path / "Snakefile").write_text(JOBS)
+    shutil.copytree(root / "profiles", tmp_path / "profiles")
+    command = [sys.executable, "-m", "snakemake", "--cores", "8"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    spans, threads = {}, {"gpu": "1", "cpu": "2"}
+    for kind in threads:
+        for path in tmp_path.glob(f"{kind}[0-9]"):
+            start, told, end = path.read_text().split()
+            spans.setdefault(kind, []).append((float(start), float(end)))
+            assert told == threads[kind], "numerical libraries start no more threads than cores"
+    assert most_at_once(spans["gpu"]) <= gpu_jobs
+    assert most_at_once(spans["gpu"] + 2 * spans["cpu"]) <= 8
+    if not visible:
+        assert most_at_once(spans["gpu"]) > 2
+
+
+@pytest.fixture(scope="module")
+def checkout(root, tmp_path_factory):
+    """A copy of the workflow."""
+    return copy_workflow(root, tmp_path_factory.mktemp("profiles"))
+
+
+def resources(checkout, *arguments: str) -> list[tuple[str, dict[str, str]]]:
+    """Rule and resources of every job of a dry run."""
+    done = snakemake(checkout, "-n", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    blocks = re.findall(r"(?m)^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout)
+    return [(rule, dict(r.split("=", 1) for r in found.split(", "))) for rule, found in blocks]
+
+
+def test_rules_with_a_gpu_go_to_its_partition_and_no_others(checkout):
+    jobs = resources(checkout, "--profile", "profiles/slurm")
+    rules = {rule for rule, _ in jobs} - {"all"}
+    assert {"prepare_images", "attack", "restore", "table1", "provenance"} <= rules
+    for rule, found in jobs:
+        wanted = "gpu" if found.get("gpu") == "1" else "cpu"
+        assert found["slurm_partition"] == wanted, rule
+        if rule != "all":
+            assert int(found["mem_mb"]) >= 1000 and int(found["runtime"]) >= 10, rule
+
+
+def test_the_other_way_to_ask_for_a_gpu(checkout):
+    """The profile's commented line, for clusters that take --gres only, and an account."""
+    profile = checkout / "profiles/slurm/config.yaml"
+    text = profile.read_text()
+    other = re.sub(r"(?m)^  gpu: .*$", "", text).replace("  # gpu: {", "  gpu: {")
+    other = other.replace("everywhere: {}", "everywhere: {slurm_account: lab}")
+    folder = checkout / "profiles/gres"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(other)
+    for rule, found in resources(checkout, "--profile", "profiles/gres"):
+        assert found["slurm_account"] == "lab", rule
+        if found["slurm_partition"] == "gpu":
+            assert found["gres"] == "gpu:1" and found["gpu"] == "0", rule
