@@ -4,6 +4,9 @@
 # The folder `run` holds a config.yaml (a copy of demo/'s, or the top-level one) and gets the results.
 FROM python:3.12-slim
 
+# Restoration on a CPU compiles its code for the processor that it runs on.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /workflow
 COPY requirements-uv.lock requirements.lock ./
 RUN python -m pip install --no-cache-dir --require-hashes -r requirements-uv.lock \

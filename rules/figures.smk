@@ -192,8 +192,8 @@ rule timing:
     conda:
         "../envs/plots.yaml"
     resources:
-        mem_mb=2000,
-        runtime="10m",
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         code=code_of("timing.py"),
     script:

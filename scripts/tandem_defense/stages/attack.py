@@ -1,15 +1,21 @@
 """Attacking one chunk of images and storing what came of it."""
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tandem_defense import cache, device
+from tandem_defense.attacks.base import Attack, AttackResult
 from tandem_defense.seeds import derive_seed
 from tandem_defense.stages import models
 
 log = logging.getLogger(__name__)
+# Pixels attacked at a time: 11 photographs of 299 × 299 on a CPU, 93 on a GPU.
+PIXELS = {"cpu": 1 << 20, "cuda": 1 << 23}
 
 
 def attack(
@@ -27,16 +33,14 @@ def attack(
     where = device.prepare(threads)
     data = cache.read_images(images)
     chunk = data[models.chunk_positions(scatteritem, count)]
-    result = models.build("attacks", entry)(
+    arrays = in_batches(
+        models.build("attacks", entry),
         models.load("classifiers", *classifier, where),
-        models.to_tensor(chunk.images).to(where),
-        torch.from_numpy(chunk.labels).to(where),
-        seeds=[derive_seed(seed, name) for name in chunk.ids],
+        models.to_tensor(chunk.images),
+        torch.from_numpy(chunk.labels),
+        [derive_seed(seed, name) for name in chunk.ids],
+        where,
     )
-    arrays = {
-        name: getattr(result, name).cpu().numpy()
-        for name in ("images", "clean_prediction", "prediction", "success", "clipped", "linf", "l2")
-    }
     log.info(
         "fooled %d of %d, clean right %d, mean L-inf %.5f, mean L2 %.4f, clip touched %d",
         arrays["success"].sum(),
@@ -56,3 +60,38 @@ def attack(
             **arrays,
         ),
     )
+
+
+def in_batches(
+    attack: Attack,
+    classifier: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    seeds: Sequence[int],
+    where: torch.device,
+) -> dict[str, np.ndarray]:
+    """AttackResult's fields as arrays, computed on as many images at a time as fit the device.
+
+    No attack looks at an image's neighbors, so the batches change nothing but rounding. Where
+    they turn out too large for the device's memory they are halved, and what is done stays.
+    """
+    size = max(1, PIXELS.get(where.type, PIXELS["cpu"]) // images[0, 0].numel())
+    fields, done = {field.name: [] for field in dataclasses.fields(AttackResult)}, 0
+    while done < len(images):
+        part = slice(done, done + size)
+        try:
+            result = attack(
+                classifier, images[part].to(where), labels[part].to(where), seeds=seeds[part]
+            )
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
+            log.warning("out of memory: going on with %d images at a time", size)
+            continue
+        for name, values in fields.items():
+            values.append(getattr(result, name).cpu().numpy())
+        done += len(result.images)
+        log.info("%d of %d images attacked", done, len(images))
+    return {name: np.concatenate(values) for name, values in fields.items()}
