@@ -358,7 +358,7 @@ def test_a_killed_main_process(submitted, local, reliability, cluster):
 
 
 def test_a_full_disk(submitted, local, reliability, cluster):
-    # Whoever writes first says it: Snakemake its records, or the job, whose log is on this disk too.
+    # Whoever writes first says it: Snakemake, or the job, whose log is on this disk too.
     pattern = rf"No space left on device|{STATUS}"
     how = "space, then a plain rerun"
     with reliability("the submit host's disk is full", submitted, pattern, how) as page:
