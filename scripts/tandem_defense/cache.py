@@ -23,11 +23,19 @@ RULES = {
     "adversarial": "attack",
     "restored": "restore",
     "weights": "train_classifier, train_defense or convert_weights",
+    "checkpoint": "restore, train_classifier or train_defense",
 }
 
 
 class CacheError(Exception):
-    """A file between jobs cannot be used; the message says why and which rule makes it anew."""
+    """A file between jobs cannot be used; the message says why and which rule makes it anew.
+
+    reason : the first half of the message
+    """
+
+    def __init__(self, reason: str, remedy: str):
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], **metadata) -> None:
@@ -80,14 +88,15 @@ def _digest(arrays: Mapping[str, np.ndarray], content: str) -> str:
     total = sha256(content.encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        total.update(arrays[name].tobytes())
+        total.update(arrays[name].data)
     return total.hexdigest()
 
 
 def _unusable(path: str | Path, kind: str, why: str) -> CacheError:
     return CacheError(
-        f"{path} {why}. Delete it and run the same snakemake command again:"
-        f" rule {RULES[kind]} makes it anew, and nothing else is lost."
+        f"{path} {why}",
+        "Delete it and run the same snakemake command again:"
+        f" rule {RULES[kind]} makes it anew, and nothing else is lost.",
     )
 
 
