@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tandem_defense import cache, checkpoint, device
+from tandem_defense import cache, checkpoint, device, predictions
 from tandem_defense.stages import models
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def evaluate(
             columns = names | {"attack": attack, "defense": name, "seed": seed}
             tables.append(rows(chunk, columns, *found))
             log.info("%s, %s: %d of %d right", attack, name, _right(tables[-1]), len(chunk.ids))
-    write(pd.concat(tables, ignore_index=True), output)
+    predictions.write(pd.concat(tables, ignore_index=True), output)
 
 
 def restore(
@@ -156,7 +156,7 @@ def restore(
                 tables.append(rows(chunk, named, found[i, j, order].numpy()))
     pictures = {key: images.numpy() for key, images in sorted(kept.items())}
     cache.write_restored(shown_output, pictures, list(chunk.ids[:keep]))
-    write(pd.concat(tables, ignore_index=True), output)
+    predictions.write(pd.concat(tables, ignore_index=True), output)
 
 
 def _logged(total: int) -> Callable[[int], None]:
@@ -174,28 +174,3 @@ def _logged(total: int) -> Callable[[int], None]:
 
 def _right(table: pd.DataFrame) -> int:
     return int(((table["prediction"] == table["label"]) & ~table["rejected"]).sum())
-
-
-def write(table: pd.DataFrame, path: str) -> None:
-    """Store prediction rows with typed columns, in the documented order."""
-    table[COLUMNS].astype(TYPES).to_parquet(path, index=False)
-
-
-TYPES = {
-    "dataset": "str",
-    "seed": "int64",
-    "classifier": "str",
-    "attack": "str",
-    "defense": "str",
-    "first_iterations": "int64",
-    "iteration": "int64",
-    "image": "str",
-    "label": "int64",
-    "clean_prediction": "int64",
-    "prediction": "int64",
-    "rejected": "bool",
-    "success": "bool",
-    "linf": "float32",
-    "l2": "float32",
-}
-COLUMNS = list(TYPES)
