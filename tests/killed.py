@@ -1,6 +1,6 @@
 """A job that kills itself without warning after so many checkpoints: run by test_checkpoint.py.
 
-python killed.py SAVES MODULE FUNCTION [ARGUMENT ...]
+python killed.py SAVES PHASE MODULE FUNCTION [ARGUMENT ...]
 """
 
 import importlib
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from tandem_defense import checkpoint
 
 
-def after(saves: int, strike: Callable[[], None]) -> Callable:
-    """``Checkpoint.save`` that strikes when it has written `saves` times."""
+def after(saves: int, strike: Callable[[], None], phase: str = "") -> Callable:
+    """``Checkpoint.save`` that strikes when it has written `saves` times since `phase` began."""
     write, written = checkpoint.Checkpoint.save, 0
 
     def save(self, *arguments):
         nonlocal written
         write(self, *arguments)
-        written += 1
+        written += not phase or phase in self.parts
         if written == saves:
             strike()
 
@@ -28,8 +28,8 @@ def after(saves: int, strike: Callable[[], None]) -> Callable:
 
 
 if __name__ == "__main__":
-    saves, module, function, *arguments = sys.argv[1:]
+    saves, phase, module, function, *arguments = sys.argv[1:]
     checkpoint.INTERVAL, checkpoint.SHARE = 0.0, math.inf  # at every opportunity
     strike = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    checkpoint.Checkpoint.save = after(int(saves), strike)
+    checkpoint.Checkpoint.save = after(int(saves), strike, phase)
     getattr(importlib.import_module(module), function)(*arguments)

@@ -61,10 +61,11 @@ def kill_after(often, monkeypatch):
     return arm
 
 
-def kill(folder, saves: int, function: str, *arguments) -> None:
-    """Run a function of this module in a process that dies after so many checkpoints."""
+def kill(folder, saves: int, phase: str, function: str, *arguments) -> None:
+    """Run a function of this module in a process that dies so many checkpoints into a phase."""
     done = subprocess.run(
-        [sys.executable, killed.__file__, str(saves), "test_checkpoint", function, *arguments],
+        [sys.executable, killed.__file__, str(saves), phase, "test_checkpoint"]
+        + [function, *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
@@ -121,21 +122,17 @@ def whole(tmp_path_factory):
     return folder
 
 
-# Checkpoints are written before steps 10, 12 and 22 of an image in DIP₁; 10, 15, 25, 35 in DIP₂.
-@pytest.mark.parametrize(
-    ("saves", "where"),
-    [
-        (5, "first: going on with 1 of 3 fits done; 1 at step 12"),
-        (20, "unet: going on with 2 of 6 fits done; 2 at step 25"),
-    ],
-)
-def test_a_killed_restoration_goes_on_to_the_same_bytes(tmp_path, caplog, whole, saves, where):
+# The thread that computes does not wait for the writing: after the first checkpoint of a phase it
+# depends on the disk's speed which steps are kept.
+@pytest.mark.parametrize(("saves", "phase"), [(1, "first"), (1, "unet"), (4, "unet")])
+def test_a_killed_restoration_goes_on_to_the_same_bytes(tmp_path, caplog, whole, saves, phase):
     """In DIP₁ and in DIP₂."""
     caplog.set_level("INFO")
-    kill(tmp_path, saves, "restore", ".")
+    kill(tmp_path, saves, phase, "restore", ".")
     assert (tmp_path / "checkpoint").exists() and not (tmp_path / "rows.parquet").exists()
     restore(str(tmp_path))
-    assert where in caplog.text
+    (done, step) = re.findall(phase + r": going on with (\d) of \d fits done; (.*)", caplog.text)[0]
+    assert (done, step) == ("0", "0 at step 10") if saves == 1 else int(done) or steps_resumed(step)
     assert results(tmp_path) == results(whole)
     rows = pd.read_parquet(tmp_path / "rows.parquet")
     assert len(rows) == 2 * 2 * 3 and (rows["prediction"] >= 0).all()
@@ -221,7 +218,7 @@ def test_several_threads_are_kept_at_one_moment(tmp_path, caplog, kill_after):
         first_iterations=(15,), iterations=30, feature_scale=32, first_width=0.125, batch=2
     )
     expected = defense(images)
-    kill_after(9)
+    kill_after(2)
     whole = torch.zeros_like(images)
     for _ in range(2):
         try:
@@ -318,7 +315,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path, caplog):
     for folder in (whole, resumed):
         folder.mkdir()
     train("funn", str(whole))
-    kill(resumed, 8, "train", "funn", ".")
+    kill(resumed, 8, "", "train", "funn", ".")
     assert not (resumed / "weights").exists()
     train("funn", str(resumed))
     assert goings_on(caplog.text) == [("initialization", 2, 0), ("optimization", 0, 2)]
