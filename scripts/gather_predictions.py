@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from tandem_defense import logs
+from tandem_defense import logs, predictions
 
 with logs.capture(snakemake.log[0]):
-    tables = [pd.read_parquet(file) for file in snakemake.input]
-    pd.concat(tables, ignore_index=True).to_parquet(snakemake.output[0], index=False)
+    rule = "evaluate, restore or restore_clean"
+    tables = [predictions.read(file, rule) for file in snakemake.input]
+    predictions.write(pd.concat(tables, ignore_index=True), snakemake.output[0])

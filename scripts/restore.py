@@ -1,9 +1,9 @@
 """Restore one chunk of images and classify the result at every read-out step."""
 
-from tandem_defense import logs
+from tandem_defense import checkpoint, logs
 from tandem_defense.stages import models, predict
 
-with logs.capture(snakemake.log[0]):
+with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
     attack = cards.get("attack", "clean")
     if attack == "clean":

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from tandem_defense import logs
+from tandem_defense import logs, predictions
 from tandem_defense.evaluation import tables
+from tandem_defense.evaluation.published import read_table
 
 with logs.capture(snakemake.log[0]):
     spec, labels = snakemake.params.spec, snakemake.params.labels
-    predictions = pd.read_parquet(snakemake.input.predictions)
-    table = tables.table2(predictions, spec, pd.read_csv(snakemake.input.published))
+    rows = predictions.read(snakemake.input.predictions, "gather_predictions")
+    published = read_table(snakemake.input.published, ["success_rate"])
+    table = tables.table2(rows, spec, published)
     table.to_csv(snakemake.output.csv, index=False)
-    caption = tables.describe(table, labels, seeds=predictions["seed"].nunique())
+    caption = tables.describe(table, labels, seeds=rows["seed"].nunique())
     for output, render in {
         "markdown": tables.markdown_table2,
         "latex": tables.latex_table2,

@@ -1,9 +1,9 @@
 """Train a classifier and store its weights; its test accuracy goes into the log."""
 
-from tandem_defense import logs
+from tandem_defense import checkpoint, logs
 from tandem_defense.stages import train
 
-with logs.capture(snakemake.log[0]):
+with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     train.train(
         "classifiers",
         snakemake.params.entry,

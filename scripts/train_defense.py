@@ -1,9 +1,9 @@
 """Train a defense, against a classifier where it needs one, and store its weights."""
 
-from tandem_defense import logs
+from tandem_defense import checkpoint, logs
 from tandem_defense.stages import train
 
-with logs.capture(snakemake.log[0]):
+with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     entry = snakemake.params.classifier
     train.train(
         "defenses",

@@ -1,5 +1,6 @@
 """Files between jobs: what is written comes back, and nothing else is taken for it."""
 
+import os
 import pickle
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         cache.write_images(tmp_path / "i", image_set(2))
     assert (tmp_path / "i").read_bytes() == before

@@ -45,6 +45,10 @@ class Adam:
         )
         self.forget()
 
+    def live(self) -> list[Tensor]:
+        """What a step changes: parameters and Adam's state."""
+        return [*self.parameters, *self.mean, *self.square, *self.steps]
+
     def forget(self) -> None:
         """Drop the gradients."""
         for parameter in self.parameters:

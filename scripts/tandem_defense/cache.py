@@ -5,7 +5,6 @@ a SHA-256 of everything. Reading needs no torch.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.files import FileError, made_by, replacing
 
 # Which rule makes which kind of file: what an error tells the reader to run again.
 RULES = {
@@ -23,30 +23,22 @@ RULES = {
     "adversarial": "attack",
     "restored": "restore",
     "weights": "train_classifier, train_defense or convert_weights",
+    "checkpoint": "restore, train_classifier or train_defense",
 }
 
 
-class CacheError(Exception):
+class CacheError(FileError):
     """A file between jobs cannot be used; the message says why and which rule makes it anew."""
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], **metadata) -> None:
     """Write named arrays and JSON-able metadata; the name appears only when all is on disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     content = json.dumps({"kind": kind, "metadata": metadata})
     # One key: safetensors keeps no order among several, and equal content shall be equal bytes.
     text = {"tandem_defense": json.dumps([_digest(arrays, content), content])}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(save(arrays, text))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(save(arrays, text))
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -67,28 +59,27 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
             json.loads(data[8 : 8 + size])["__metadata__"]["tandem_defense"]
         )
         found = json.loads(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        holds, metadata = found["kind"], found["metadata"]
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unusable(path, kind, f"is truncated or not one of ours ({error})") from error
     if digest != _digest(arrays, content):
         raise _unusable(path, kind, "was altered after it was written (its checksum differs)")
-    if found["kind"] != kind:
-        raise _unusable(path, kind, f"holds {found['kind']!r}, not {kind!r}")
-    return arrays, found["metadata"]
+    if holds != kind:
+        raise _unusable(path, kind, f"holds {holds!r}, not {kind!r}")
+    _check(path, kind, isinstance(metadata, dict), "has no metadata")
+    return arrays, metadata
 
 
 def _digest(arrays: Mapping[str, np.ndarray], content: str) -> str:
     total = sha256(content.encode())
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        total.update(arrays[name].tobytes())
+        total.update(arrays[name].data)
     return total.hexdigest()
 
 
 def _unusable(path: str | Path, kind: str, why: str) -> CacheError:
-    return CacheError(
-        f"{path} {why}. Delete it and run the same snakemake command again:"
-        f" rule {RULES[kind]} makes it anew, and nothing else is lost."
-    )
+    return CacheError(path, why, made_by(RULES[kind]))
 
 
 def _check(path: str | Path, kind: str, holds: bool, why: str) -> None:
@@ -106,21 +97,38 @@ def read_images(path: str | Path) -> ImageSet:
     """One split of a dataset. Raises CacheError for anything else."""
     arrays, metadata = read(path, "images")
     try:
-        names = [tuple(metadata[name]) for name in ("ids", "classes", "credits")]
+        names = [_names(metadata[name]) for name in ("ids", "classes", "credits")]
         found = ImageSet(arrays["images"], arrays["labels"], *names)
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise _unusable(path, "images", f"lacks {error}") from error
     _check_labeled(path, "images", found.images, found.labels, found.ids, len(found.classes))
     _check(path, "images", found.images.dtype == np.uint8, "does not hold 8-bit images")
     return found
 
 
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"a list of names, found {value!r:.80}")
+    return tuple(value)
+
+
 def _check_labeled(path, kind, images, labels, ids, classes) -> None:
     n = len(ids)
-    _check(path, kind, images.ndim == 4 and len(images) == n == len(labels), "has unequal lengths")
+    alike = images.ndim == 4 and labels.ndim == 1 and len(images) == n == len(labels)
+    _check(path, kind, alike, "has unequal lengths")
     _check(path, kind, len(set(ids)) == n, "names an image twice")
-    inside = labels.dtype == np.int64 and (n == 0 or 0 <= labels.min() <= labels.max() < classes)
-    _check(path, kind, inside, f"has labels outside 0 to {classes - 1}")
+    _check(path, kind, _inside(labels, classes), f"has labels outside 0 to {classes - 1}")
+
+
+def _inside(labels: np.ndarray, classes: int) -> bool:
+    """Whether all are class numbers, int64."""
+    whole = labels.dtype == np.int64
+    return whole and (labels.size == 0 or 0 <= labels.min() <= labels.max() < classes)
+
+
+def _in_range(images: np.ndarray) -> bool:
+    """Whether all are float32 in [0, 1]; a comparison with NaN is false."""
+    return images.dtype == np.float32 and bool(np.all((images >= 0) & (images <= 1)))
 
 
 @dataclass(frozen=True)
@@ -166,19 +174,26 @@ def read_adversarial(path: str | Path) -> AdversarialSet:
     try:
         chunk = AdversarialSet(
             *(arrays[name] for name in _ARRAYS),
-            tuple(metadata["ids"]),
-            metadata["settings"],
-            metadata["classes"],
+            _names(metadata["ids"]),
+            dict(metadata["settings"]),
+            int(metadata["classes"]),
         )
-    except KeyError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, "adversarial", f"lacks {error}") from error
-    images = chunk.images
-    _check_labeled(path, "adversarial", images, chunk.labels, chunk.ids, chunk.classes)
-    lengths = {len(getattr(chunk, name)) for name in _ARRAYS}
-    _check(path, "adversarial", lengths == {len(chunk.ids)}, "has unequal lengths")
-    # A comparison with NaN is false, so this finds NaN and infinities too.
-    sound = images.dtype == np.float32 and bool(np.all((images >= 0) & (images <= 1)))
-    _check(path, "adversarial", sound, "holds images that are not float32 in [0, 1]")
+
+    def check(holds: bool, why: str) -> None:
+        _check(path, "adversarial", holds, why)
+
+    _check_labeled(path, "adversarial", chunk.images, chunk.labels, chunk.ids, chunk.classes)
+    shapes = {getattr(chunk, name).shape for name in _ARRAYS[1:]}
+    check(shapes == {(len(chunk.ids),)}, "has unequal lengths")
+    check(_in_range(chunk.images), "holds images that are not float32 in [0, 1]")
+    for found in (chunk.clean_prediction, chunk.prediction):
+        check(_inside(found, chunk.classes), f"has predictions outside 0 to {chunk.classes - 1}")
+    check(chunk.success.dtype == chunk.clipped.dtype == bool, "has flags that are not boolean")
+    for found in (chunk.linf, chunk.l2):
+        sound = found.dtype == np.float32 and bool(np.all((found >= 0) & np.isfinite(found)))
+        check(sound, "has norms that are not float32, finite and ≥ 0")
     return chunk
 
 
@@ -190,7 +205,16 @@ def write_restored(path: str | Path, images: Mapping[str, np.ndarray], ids: list
 def read_restored(path: str | Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Restored images per read-out, and their ids. Raises CacheError for anything else."""
     arrays, metadata = read(path, "restored")
-    return arrays, metadata["ids"]
+    try:
+        ids = list(_names(metadata["ids"]))
+    except (KeyError, TypeError) as error:
+        raise _unusable(path, "restored", f"lacks {error}") from error
+    for images in arrays.values():
+        alike = images.ndim == 4 and len(images) == len(ids)
+        _check(path, "restored", alike, "has unequal lengths")
+        sound = _in_range(images)
+        _check(path, "restored", sound, "holds images that are not float32 in [0, 1]")
+    return arrays, ids
 
 
 def write_weights(path: str | Path, state: Mapping, settings: dict) -> None:
@@ -210,7 +234,9 @@ def read_weights(path: str | Path, settings: dict) -> dict:
     _check(
         path,
         "weights",
-        metadata["settings"] == settings,
-        f"holds weights for {metadata['settings']}, not for {settings}",
+        metadata.get("settings") == settings,
+        f"holds weights for {metadata.get('settings')}, not for {settings}",
     )
+    sound = not any(np.isnan(a).any() for a in arrays.values() if a.dtype.kind == "f")
+    _check(path, "weights", sound, "holds weights that are NaN")
     return {name: torch.from_numpy(value) for name, value in arrays.items()}

@@ -130,10 +130,10 @@ def _experiment(where: str, experiment: dict) -> Iterator[str]:
         chosen = registry.DATASETS[dataset["kind"]]
         available = settings.constant(chosen, "AVAILABLE") or {}
         for split, most in available.items():
-            if dataset.get(split, 0) > most:
+            if isinstance(dataset.get(split), int) and dataset[split] > most:
                 yield f"{where}.dataset.{split}: found {dataset[split]}, the data has {most}"
         test = dataset.get("test")
-        if test is not None and experiment["images"] > test:
+        if isinstance(test, int) and experiment["images"] > test:
             yield f"{where}.images: found {experiment['images']}, dataset.test has {test}"
     if experiment["chunks"] > experiment["images"]:
         yield (

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tandem_defense import checkpoint
 from tandem_defense.adam import Adam
 from tandem_defense.seeds import derive_seed
 
@@ -69,6 +70,41 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
+def each_epoch(
+    name: str,
+    live: Iterable[Tensor | torch.Generator],
+    *,
+    order: torch.Generator,
+    count: int,
+    epochs: int,
+    batch_size: int,
+) -> Iterator[tuple[int, Iterator[Tensor]]]:
+    """Yield the number of every epoch with its batches, which hold indices (B,) below `count`.
+
+    live : whatever else training changes; with `order`, from which the permutations are drawn, it
+        is kept in the job's checkpoint, and what an earlier run has done is not done again
+    """
+    indices = torch.empty(count, dtype=torch.long)
+    state = {str(i): item for i, item in enumerate(live)} | {"indices": indices, "order": order}
+    part = checkpoint.part(name, state, epoch=0, batch=0)
+    at = part.progress
+    if at["epoch"] or at["batch"]:
+        log.info("%s: going on after epoch %d, batch %d", name, at["epoch"], at["batch"])
+
+    def batches() -> Iterator[Tensor]:
+        for batch in indices.split(batch_size)[at["batch"] :]:
+            yield batch
+            at["batch"] += 1
+            if part.due():
+                part.save()
+
+    while at["epoch"] < epochs:
+        if not at["batch"]:
+            torch.randperm(count, generator=order, out=indices)
+        yield at["epoch"], batches()
+        at["epoch"], at["batch"] = at["epoch"] + 1, 0
+
+
 def minimize(
     loss: Callable[[Tensor], Mapping[str, Tensor]],
     groups: Sequence[tuple[Iterable[Tensor], float]],
@@ -79,28 +115,40 @@ def minimize(
     seed: int,
     name: str,
     schedule: Callable[[float], float] | None = None,
+    also: Iterable[Tensor | torch.Generator] = (),
 ) -> None:
     """Minimize the sum of the terms of ``loss(batch)`` with Adam, a line in the log per epoch.
 
     `batch` holds indices (B,) below `count`, on the CPU; a term is a mean over the batch.
     `groups` are pairs of parameters and their learning rate. `schedule` maps the share of the
-    epochs that is over, in [0, 1), to a factor on the learning rates.
+    epochs that is over, in [0, 1), to a factor on the learning rates. `also` are tensors and
+    generators that `loss` changes or draws from: with them training can go on after it was killed.
     """
     rates = [rate for _, rate in groups]
     optimizers = [Adam(parameters, rate) for parameters, rate in groups]
-    order = generator(seed, name, "order")
-    for epoch in range(epochs):
+    live = [tensor for optimizer in optimizers for tensor in optimizer.live()]
+    rounds = each_epoch(
+        name,
+        [*live, *also],
+        order=generator(seed, name, "order"),
+        count=count,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    for epoch, batches in rounds:
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.learning_rate = rate * (schedule(epoch / epochs) if schedule else 1.0)
         totals: dict[str, Tensor] = {}
-        for batch in torch.randperm(count, generator=order).split(batch_size):
+        seen = 0  # fewer than there are images where an earlier run has begun this epoch
+        for batch in batches:
             terms = loss(batch)
             sum(terms.values()).backward()
             for optimizer in optimizers:
                 optimizer.step()
+            seen += len(batch)
             for term, value in terms.items():
                 totals[term] = totals.get(term, 0.0) + value.detach() * len(batch)
-        losses = ", ".join(f"{term} {float(total) / count:.6g}" for term, total in totals.items())
+        losses = ", ".join(f"{term} {float(total) / seen:.6g}" for term, total in totals.items())
         log.info("%s: epoch %d of %d: %s", name, epoch + 1, epochs, losses)
 
 

@@ -312,6 +312,7 @@ class FUNN(ClassicAutoencoder):
             batch_size=batch_size,
             seed=seed,
             name="initialization",
+            also=[draws],
         )
         features = encode(attacker.encoder, x)  # frozen from here on
 
@@ -345,5 +346,6 @@ class FUNN(ClassicAutoencoder):
                 batch_size=batch_size,
                 seed=seed,
                 name="optimization",
+                also=[draws],
             )
         self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)

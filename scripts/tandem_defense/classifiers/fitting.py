@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Positive
+from tandem_defense.training import each_epoch
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,29 @@ class Trainable(Classifier):
         self.to(images.device).train()
         rng = torch.Generator().manual_seed(derive_seed(seed, "training"))
         optimizer = torch.optim.Adam(self.parameters())
-        batches = -(-len(images) // batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, learning_rate, total_steps=epochs * batches
+        for p in self.parameters():  # as its first step does, but here to be kept and filled
+            optimizer.state[p] = {"step": torch.tensor(0.0)}
+            optimizer.state[p] |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+        taken = torch.zeros((), dtype=torch.long)
+        adam = [value for state in optimizer.state.values() for value in state.values()]
+        rounds = each_epoch(
+            "classifier",
+            [*self.state_dict().values(), *adam, taken],
+            order=rng,
+            count=len(images),
+            epochs=epochs,
+            batch_size=batch_size,
         )
-        for epoch in range(epochs):
-            total, right = 0.0, 0
-            for index in torch.randperm(len(images), generator=rng).split(batch_size):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, learning_rate, total_steps=epochs * -(-len(images) // batch_size)
+        )
+        for epoch, batches in rounds:
+            if taken and not schedule.last_epoch:  # an earlier run has come further
+                at = int(taken)
+                schedule.load_state_dict({"last_epoch": at - 1, "_step_count": at})
+                schedule.step()
+            total, right, seen = 0.0, 0, 0
+            for index in batches:
                 x, y = augment(images[index], noise, blur, rng), labels[index]
                 logits = self(x)
                 loss = F.cross_entropy(logits, y)
@@ -59,14 +76,16 @@ class Trainable(Classifier):
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                taken += 1
+                seen += len(index)
                 total += loss.item() * len(index)
                 right += (logits.argmax(1) == y).sum().item()
             log.info(
                 "epoch %d/%d: loss %.4f, training accuracy %.3f",
                 epoch + 1,
                 epochs,
-                total / len(images),
-                right / len(images),
+                total / max(1, seen),
+                right / max(1, seen),
             )
         self.eval()
 

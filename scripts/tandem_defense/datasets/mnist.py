@@ -1,14 +1,23 @@
 """MNIST from its four original idx files, plain or gzipped."""
 
 import gzip
+import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.files import FileError
 from tandem_defense.settings import Count
 
 SPLITS = {"train": "train", "test": "t10k"}
+MOST = 60000  # images in a file: more is not read
+REMEDY = (
+    "Delete it and run the same snakemake command again: rule download brings it anew. In a folder"
+    " of your own, put the published file there."
+)
 
 
 class MNIST:
@@ -32,29 +41,42 @@ class MNIST:
     def load(self) -> dict[str, ImageSet]:
         """The splits ``train`` and ``test``.
 
-        Raises FileNotFoundError for a missing file, ValueError for one that is not MNIST's.
+        Raises FileNotFoundError for a missing file, FileError for one that is not MNIST's.
         """
         splits = {}
         for split, name in SPLITS.items():
-            images = self._idx(f"{name}-images-idx3-ubyte", 3)[..., None]
-            labels = self._idx(f"{name}-labels-idx1-ubyte", 1).astype(np.int64)
+            _, images = self._idx(f"{name}-images-idx3-ubyte", (28, 28))
+            path, labels = self._idx(f"{name}-labels-idx1-ubyte", ())
             if len(images) != len(labels):
-                raise ValueError(f"MNIST {split}: {len(images)} images but {len(labels)} labels")
+                raise FileError(path, f"has {len(labels)} labels for {len(images)} images", REMEDY)
+            if len(labels) and labels.max() > 9:
+                raise FileError(path, f"has the label {labels.max()}, expected 0 to 9", REMEDY)
             ids = tuple(f"mnist-{split}-{i:05d}" for i in range(len(images)))
-            splits[split] = ImageSet(images, labels, ids, tuple("0123456789"))
+            whole = ImageSet(images[..., None], labels.astype(np.int64), ids, tuple("0123456789"))
+            splits[split] = whole
         return {"train": splits["train"], "test": splits["test"][: self.test]}
 
-    def _idx(self, name: str, dimensions: int) -> np.ndarray:
-        """Bytes of an idx file: magic 0x0000 08 d, d big-endian sizes, the data."""
+    def _idx(self, name: str, item: tuple[int, ...]) -> tuple[Path, np.ndarray]:
+        """An idx file and its bytes (N, *item): magic 0x0000 08 d, d big-endian sizes, data."""
         for path in (self.folder / name, self.folder / f"{name}.gz"):
             if path.is_file():
-                data = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
                 break
         else:
             raise FileNotFoundError(f"{self.folder / name} (or .gz) is missing: MNIST's {name}")
-        header = 4 + 4 * dimensions
-        shape = tuple(np.frombuffer(data[4:header], ">u4"))
-        magic = bytes([0, 0, 8, dimensions])
-        if data[:4] != magic or len(data) - header != np.prod(shape, dtype=int):
-            raise ValueError(f"{path} is not an idx file of {dimensions} dimensions, or truncated")
-        return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
+        dimensions = 1 + len(item)
+        try:
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+                magic, numbers = file.read(4), file.read(4 * dimensions)
+                sizes = tuple(n for (n,) in struct.iter_unpack(">I", numbers[: len(numbers) & ~3]))
+                if magic != bytes([0, 0, 8, dimensions]) or sizes[1:] != item or not sizes:
+                    shape = " × ".join(["N", *map(str, item)])
+                    raise FileError(path, f"is not an idx file of {shape} bytes", REMEDY)
+                if sizes[0] > MOST:
+                    raise FileError(path, f"has {sizes[0]} items, expected at most {MOST}", REMEDY)
+                length = math.prod(sizes)
+                data = file.read(length + 1)  # no more, whatever it unpacks to
+        except (OSError, EOFError, zlib.error) as error:
+            raise FileError(path, f"is truncated or not gzip ({error})", REMEDY) from error
+        if len(data) != length:
+            raise FileError(path, "is truncated, or longer than its header says", REMEDY)
+        return path, np.frombuffer(data, np.uint8).reshape(sizes).copy()

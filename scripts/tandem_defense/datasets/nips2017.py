@@ -1,15 +1,27 @@
 """The DEV images of the NIPS 2017 competition on adversarial attacks and defenses."""
 
 import csv
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.files import FileError
 from tandem_defense.settings import Count, Size
 
 SIDE = 299
+COLUMNS = ("ImageId", "TrueLabel", "Author", "OriginalLandingURL", "License")
+REMEDY = (
+    "Delete it, for an image its whole folder, and run the same snakemake command again: rule"
+    " download or download_archive brings it anew. In a folder of your own, put the published file"
+    " there."
+)
+# What Pillow raises on damaged PNG.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+BROKEN += (Image.DecompressionBombError,)
 
 
 class NIPS2017:
@@ -30,10 +42,10 @@ class NIPS2017:
     def load(self) -> dict[str, ImageSet]:
         """The splits ``test`` and ``train``, disjoint; without train images, train is test's.
 
-        Raises FileNotFoundError for a missing file, ValueError for too few or odd images.
+        Raises FileNotFoundError for a missing file, FileError for one that is damaged or not what
+        was published, ValueError for too few images.
         """
-        with (self.folder / "images.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = self._rows(self.folder / "images.csv")
         if self.test + self.train > len(rows):
             raise ValueError(
                 f"{self.folder}/images.csv lists {len(rows)} images; test: {self.test} and"
@@ -51,6 +63,25 @@ class NIPS2017:
         return {"test": test, "train": whole[self.test :] if self.train else test}
 
     @staticmethod
+    def _rows(path: Path) -> list[dict[str, str]]:
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise FileError(path, f"is not a table in UTF-8 ({error})", REMEDY) from error
+        for line, row in enumerate(rows, 2):
+            if any(not row.get(name) for name in COLUMNS):
+                raise FileError(path, f"lacks one of {', '.join(COLUMNS)} in line {line}", REMEDY)
+            name, label = row["ImageId"], row["TrueLabel"]
+            if not (label.isascii() and label.isdigit() and 1 <= int(label[:5]) <= 1000):
+                raise FileError(path, f"has the label {label!r}, expected 1 to 1000", REMEDY)
+            if Path(name).name != name or "\\" in name or "\0" in name:
+                raise FileError(path, f"has the name {name!r}, which leads elsewhere", REMEDY)
+        if len({row["ImageId"] for row in rows}) < len(rows):
+            raise FileError(path, "names an image twice", REMEDY)
+        return rows
+
+    @staticmethod
     def _credit(row: dict) -> str:
         """What the license asks for: author, source, license (CC BY 2.0 for all)."""
         source = row["OriginalLandingURL"].removeprefix("https://www.")
@@ -59,7 +90,15 @@ class NIPS2017:
 
     def _read(self, name: str) -> np.ndarray:
         path = self.folder / "images" / f"{name}.png"
-        with Image.open(path) as image:
-            if image.size != (SIDE, SIDE):
-                raise ValueError(f"{path} is {image.size}, expected {SIDE} × {SIDE} pixels")
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                if image.size != (SIDE, SIDE):  # before anything is decoded
+                    found = f"is {image.size}, expected {SIDE} × {SIDE} pixels"
+                    raise FileError(path, found, REMEDY)
+                image.verify()  # the checksums, which decoding ignores; it closes the file
+            with Image.open(path, formats=["PNG"]) as image:
+                return np.asarray(image.convert("RGB"))
+        except (FileError, FileNotFoundError):
+            raise
+        except BROKEN as error:
+            raise FileError(path, f"is not a PNG picture, or damaged ({error})", REMEDY) from error

@@ -166,6 +166,7 @@ class ComDefend(Defense):
             batch_size=batch_size,
             seed=seed,
             name="ComDefend",
+            also=[draws],
         )
         self.eval()
 

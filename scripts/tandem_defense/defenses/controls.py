@@ -71,5 +71,5 @@ class JPEG(Defense):
         Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(
             file, format="JPEG", quality=self.quality
         )
-        back = np.array(Image.open(file), dtype=np.float32) / 255
+        back = np.array(Image.open(file, formats=["JPEG"]), dtype=np.float32) / 255
         return torch.from_numpy(back.reshape(pixels.shape)).permute(2, 0, 1)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tandem_defense import checkpoint
 from tandem_defense.defenses.base import Defense
 from tandem_defense.restoration.engine import fit
 from tandem_defense.restoration.reference import ReadOut, Task, first, unet
@@ -205,17 +206,16 @@ class TandemDIP(DIP):
             for target, name in zip(targets, names, strict=True)
         ]
         # One run of DIP₁ serves every λ₁.
-        mains = self._fit(first(self.first_width), tasks, sorted(set(self.first_iterations)))
-        starts = {
-            (main.iteration, position): output
-            for main in mains
-            for position, output in zip(main.positions, main.output, strict=True)
-        }
-        points = sorted(starts)
+        lengths = sorted(set(self.first_iterations))
+        exact = torch.float64 if self.fitting["precision"] == "float64" else torch.float32
+        starts = torch.zeros(len(lengths), *targets.shape, dtype=exact, device=targets.device)
+        checkpoint.part("starts", {"images": starts})
+        for main in self._fit(first(self.first_width), tasks, lengths):
+            starts[lengths.index(main.iteration), list(main.positions)] = main.output
+        points = [(steps, position) for steps in lengths for position in range(len(names))]
         tasks = [
-            Task(targets[position], derive_seed(self.seed, names[position], "dip2"), starts[at])
-            for at in points
-            for position in at[1:]
+            Task(targets[position], derive_seed(self.seed, names[position], "dip2"), start)
+            for (_, position), start in zip(points, starts.flatten(0, 1), strict=True)
         ]
         for found in self._fit(unet(3, **self.second), tasks, readouts, self.stop):
             # Lanes may hold images of several λ₁.

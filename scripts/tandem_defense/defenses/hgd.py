@@ -157,6 +157,7 @@ class HGD(Defense):
                 schedule=lambda over: 1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01,
                 seed=seed,
                 name="HGD",
+                also=[*self.buffers(), draws],
             )
         self.eval()
 

@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -208,11 +209,15 @@ template <class T, class F> void each(const Map<T>& map, F f) {
         for (int c = 0; c < map.c; c += V<T>) f(p * map.c + c, c);
 }
 
+// Weights and an index into them.
+template <class T> using Visit = std::function<void(Weights<T>&, long)>;
+
 template <class T> struct Layer {
     virtual ~Layer() = default;
     virtual void forward(Scratch<T>&) = 0;
     virtual void backward(Scratch<T>&, const Hyper&) = 0;
-    virtual const T* initialize(const T* parameters) { return parameters; }
+    virtual void reset() {}
+    virtual void visit(const Visit<T>&) {}  // every parameter, in PyTorch's order
     virtual long bytes() const { return 0; }
 };
 
@@ -367,6 +372,10 @@ template <class T> struct Filter : Layer<T> {
         return std::max(1L, ROWS_OF_PIXELS / (row * long(sizeof(T))) / ROWS) * ROWS;
     }
     long bytes() const override { return 3 * weights.size * sizeof(T); }
+    void reset() override {
+        weights.reset();
+        bias.reset();
+    }
 };
 
 // A convolution of one map or two side by side, with bias or normalization.
@@ -391,18 +400,16 @@ template <class T> struct Conv : Filter<T> {
     }
 
     // PyTorch's (out, in, k, k) and (out,).
-    const T* initialize(const T* p) override {
-        weights.reset();
-        bias.reset();
+    void visit(const Visit<T>& f) override {
         for (int o = 0; o < real_out; o++)
             for (int i = 0; i < real_in; i++)
                 for (int t = 0; t < taps; t++) {
                     long column = o / PANEL<T> * PANEL<T>;
                     long width = std::min<long>(PANEL<T>, co - column);
-                    matrix().at(long(t) * ci + place(i), column, width)[o - column] = *p++;
+                    T* row = matrix().at(long(t) * ci + place(i), column, width);
+                    f(weights, row - weights.value + o - column);
                 }
-        std::copy(p, p + real_out, bias.value + 0);
-        return p + real_out;
+        for (int o = 0; o < real_out; o++) f(bias, o);
     }
     Matrix<T> matrix() { return {weights.value, 0, long(taps) * ci}; }
 
@@ -804,17 +811,14 @@ template <class T> struct Deconv : Filter<T> {
     Matrix<T> matrix() { return {weights.value, 0, ci}; }  // ci x (tap, co)
 
     // PyTorch's (in, out, 4, 4) and (out,).
-    const T* initialize(const T* p) override {
-        weights.reset();
-        bias.reset();
+    void visit(const Visit<T>& f) override {
         for (int i = 0; i < real_in; i++)
             for (int o = 0; o < real_out; o++)
                 for (int t = 0; t < taps; t++) {
                     long n = long(t) * co + o, column = n / PANEL<T> * PANEL<T>;
-                    matrix().at(i, column, PANEL<T>)[n - column] = *p++;
+                    f(weights, matrix().at(i, column, PANEL<T>) - weights.value + n - column);
                 }
-        std::copy(p, p + real_out, bias.value + 0);
-        return p + real_out;
+        for (int o = 0; o < real_out; o++) f(bias, o);
     }
 
     // Input pixels [start, stop) after their ReLU.
@@ -896,12 +900,11 @@ template <class T> struct Head : Layer<T> {
         : from(from), real_in(in), weights(up(3 * from.c + 3, V<T>)), target(3 * from.pixels()),
           image(3 * from.pixels()) {}
 
-    const T* initialize(const T* p) override {
-        weights.reset();
-        for (int o = 0; o < 3; o++, p += real_in)
-            std::copy(p, p + real_in, weights.value + o * from.c);
-        std::copy(p, p + 3, weights.value + 3 * from.c);
-        return p + 3;
+    void reset() override { weights.reset(); }
+    void visit(const Visit<T>& f) override {
+        for (int o = 0; o < 3; o++)
+            for (int i = 0; i < real_in; i++) f(weights, o * from.c + i);
+        for (int o = 0; o < 3; o++) f(weights, 3 * from.c + o);
     }
     long bytes() const override { return 3 * weights.size * sizeof(T); }
 
@@ -1045,12 +1048,32 @@ template <class T> struct Network {
     }
 
     void start(const T* parameters, const T* input, const T* image) {
-        for (auto* layer : declared) parameters = layer->initialize(parameters);
+        for (auto* layer : declared) {
+            layer->reset();
+            layer->visit([&](Weights<T>& w, long i) { w.value[i] = *parameters++; });
+        }
         Map<T>& z = *maps[0];
         for (int c = 0; c < inputs; c++)
             for (long p = 0; p < z.pixels(); p++) z.value[p * z.c + c] = input[c * z.pixels() + p];
         std::copy(image, image + head->target.size, head->target + 0);
         steps = 0;
+    }
+
+    // The state between two steps, as PyTorch would have it: parameters, Adam's two averages.
+    void save(T* value, T* mean, T* square) {
+        for (auto* layer : declared)
+            layer->visit([&](Weights<T>& w, long i) {
+                *value++ = w.value[i], *mean++ = w.mean[i], *square++ = w.square[i];
+            });
+    }
+    // After start: go on from a state, the average of the images and the number of steps.
+    void resume(const T* value, const T* mean, const T* square, const T* image, long taken) {
+        for (auto* layer : declared)
+            layer->visit([&](Weights<T>& w, long i) {
+                w.value[i] = *value++, w.mean[i] = *mean++, w.square[i] = *square++;
+            });
+        std::copy(image, image + average.size, average + 0);
+        steps = taken;
     }
 
     // One step; image, average and error are those before the update.
@@ -1100,6 +1123,13 @@ double fit(Network<T>* net, int steps, double rate, double smoothing, T* output,
     }                                                                                             \
     void prior_start_##NAME(void* net, const T* parameters, const T* input, const T* image) {     \
         static_cast<Network<T>*>(net)->start(parameters, input, image);                           \
+    }                                                                                             \
+    void prior_save_##NAME(void* net, T* value, T* mean, T* square) {                             \
+        static_cast<Network<T>*>(net)->save(value, mean, square);                                 \
+    }                                                                                             \
+    void prior_resume_##NAME(void* net, const T* value, const T* mean, const T* square,           \
+                             const T* average, int steps) {                                       \
+        static_cast<Network<T>*>(net)->resume(value, mean, square, average, steps);               \
     }                                                                                             \
     double prior_fit_##NAME(void* net, int steps, double rate, double smoothing, T* output,       \
                             T* average) {                                                         \

@@ -11,8 +11,7 @@ It also runs on the CPU, for bfloat16 and where no compiler is (native.py is sev
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tandem_defense.restoration.record import Record, State
 from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw, shapes
 from tandem_defense.restoration.stopping import EarlyStopping, Monitor
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST = 64  # lanes; more gain nothing once every kernel fills the device
 SHARE = 0.8  # of the free memory
+SLICE = 10  # steps between two looks at whether to save
 
 
 class Priors(nn.Module):
@@ -38,14 +39,6 @@ class Priors(nn.Module):
         self.weights = nn.ParameterList(
             torch.empty(lanes * shape[0], *shape[1:]) for shape in shapes(architecture)
         )
-
-    def set_lane(self, lane: int, parameters: Tensor) -> None:
-        """Give a lane its weights, in the order of the reference's parameters."""
-        start = 0
-        for weight in self.weights:
-            part = weight.data.view(self.lanes, -1)[lane]
-            part.copy_(parameters[start : start + part.numel()])
-            start += part.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         """All lanes at once."""
@@ -87,6 +80,20 @@ class Priors(nn.Module):
             x = F.relu(layer().conv(x))
             x = F.relu(layer().conv(x))
         return layer().conv(x)
+
+
+def lane_of(tensors: Iterable[Tensor], lanes: int, lane: int) -> Tensor:
+    """A lane's numbers in all these parameters or their like, flat as the reference's, a copy."""
+    return torch.cat([x.data.view(lanes, -1)[lane] for x in tensors])
+
+
+def set_lane(tensors: Iterable[Tensor], lanes: int, lane: int, values: Tensor) -> None:
+    """The reverse of :func:`lane_of`."""
+    start = 0
+    for x in tensors:
+        part = x.data.view(lanes, -1)[lane]
+        part.copy_(values[start : start + part.numel()])
+        start += part.numel()
 
 
 def side_by_side(x: Tensor, y: Tensor, lanes: int) -> Tensor:
@@ -200,9 +207,26 @@ class Fit:
 
     def start(self, lane: int, parameters: Tensor, z: Tensor, target: Tensor) -> None:
         """Begin with another image in a lane."""
-        self.network.set_lane(lane, parameters)
+        set_lane(self.network.weights, self.network.lanes, lane, parameters)
         self.optimizer.reset(lane)
         self.input[lane], self.target[lane] = z, target
+
+    def save(self, lane: int) -> State:
+        """A lane's state, on the CPU."""
+        adam, lanes = self.optimizer, self.network.lanes
+        parts = {"parameters": self.network.weights, "mean": adam.mean, "square": adam.square}
+        state = {name: lane_of(x, lanes, lane) for name, x in parts.items()}
+        state |= {"average": self.average[lane], "iteration": adam.steps[lane].long()}
+        return {name: value.to("cpu", copy=True) for name, value in state.items()}
+
+    def resume(self, lane: int, state: State) -> None:
+        """Go on, after :meth:`start`, from a state."""
+        adam, lanes = self.optimizer, self.network.lanes
+        parts = {"parameters": self.network.weights, "mean": adam.mean, "square": adam.square}
+        for name, x in parts.items():
+            set_lane(x, lanes, lane, state[name])
+        self.average[lane].copy_(state["average"])
+        adam.steps[lane] = int(state["iteration"])
 
     def step(self) -> None:
         """One step of all lanes."""
@@ -247,19 +271,18 @@ def fit(
         return Fit(architecture, lanes, like, learning_rate, smoothing, dtype, bf16)
 
     lanes = min(batch or most_lanes(build, like.device), len(tasks))
-    reported = [0] * len(tasks)  # read-outs that a repetition after running out of memory skips
-    waiting = deque(range(len(tasks)))
+    record = Record(architecture.kind, len(tasks), readouts, progress)
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # random numbers come from the CPU
-    while waiting:
+    while record.waiting:
         try:
             state = build(lanes)
-            yield from _run(state, tasks, waiting, reported, readouts, stop, progress, pool)
+            yield from _run(state, tasks, record, readouts, stop, progress, pool)
         except torch.OutOfMemoryError:
             if lanes == 1:
                 raise
             state, lanes = None, lanes // 2
             log.warning("out of memory: going on with %d images at a time", lanes)
-            waiting = deque(i for i, n in enumerate(reported) if n < len(readouts))
+            record.wait()
             if like.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -281,8 +304,9 @@ def most_lanes(build: Callable[[int], Fit], device: torch.device) -> int:
     return max(1, min(MOST, int(SHARE * free / each)))
 
 
-def _run(state, tasks, waiting, reported, readouts, stop, progress, pool) -> Iterator[ReadOut]:
+def _run(state, tasks, record, readouts, stop, progress, pool) -> Iterator[ReadOut]:
     """Keep the lanes filled until nothing is waiting and all are done."""
+    waiting, reported = record.waiting, record.reported
     drawing = partial(draw, state.network.architecture)
     lanes = state.network.lanes
     position, done = [-1] * lanes, [0] * lanes  # what a lane works on (-1: nothing), its steps
@@ -296,10 +320,16 @@ def _run(state, tasks, waiting, reported, readouts, stop, progress, pool) -> Ite
             state.start(lane, *drawn, task.target)
             if monitor:
                 monitor.reset(lane)
+            if saved := record.begin(position[lane]):
+                state.resume(lane, saved)
+                done[lane] = int(saved["iteration"])
+                if monitor:
+                    monitor.resume(lane, saved)
         active = [lane for lane in range(lanes) if position[lane] >= 0]
         if not active:
             return
-        steps = 1 if monitor else min(n - done[i] for i in active for n in readouts if n > done[i])
+        ahead = (n - done[i] for i in active for n in readouts if n > done[i])
+        steps = 1 if monitor else min(SLICE, *ahead)
         for _ in range(steps):
             state.step()
             if progress:
@@ -320,10 +350,21 @@ def _run(state, tasks, waiting, reported, readouts, stop, progress, pool) -> Ite
             if ready:
                 yield _read(state, monitor, stopped, ready, [position[i] for i in ready], wanted)
                 for lane in ready:
-                    reported[position[lane]] += 1
+                    record.report(position[lane], wanted)
         for lane in active:
             if stopped[lane] or done[lane] == readouts[-1]:
                 position[lane] = -1
+        if record.due():
+            record.save(partial(_states, state, monitor, position))
+
+
+def _states(state, monitor, position) -> dict[int, State]:
+    """The tasks in work."""
+    return {
+        task: state.save(lane) | (monitor.save(lane) if monitor else {})
+        for lane, task in enumerate(position)
+        if task >= 0
+    }
 
 
 def _read(state, monitor, stopped, ready, positions, wanted) -> ReadOut:

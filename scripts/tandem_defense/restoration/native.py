@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
@@ -23,7 +22,8 @@ from queue import Queue
 import torch
 from torch import Tensor
 
-from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw
+from tandem_defense.restoration.record import Record, State
+from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw, shapes
 from tandem_defense.restoration.stopping import EarlyStopping, Monitor
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,8 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
         signatures = {
             "new": (pointer, [number, number, number, pointer, number]),
             "start": (None, [pointer] * 4),
+            "save": (None, [pointer] * 4),
+            "resume": (None, [pointer] * 5 + [number]),
             "fit": (real, [pointer, number, real, real, pointer, pointer]),
             "free": (None, [pointer]),
         }
@@ -118,8 +120,8 @@ class Network:
     def __init__(self, architecture: Architecture, height: int, width: int, dtype: torch.dtype):
         self.dtype, self.inputs = dtype, architecture.inputs
         name = str(dtype).removeprefix("torch.")
-        verbs = ("new", "start", "fit", "free")
-        self._new, self._start, self._fit, self._free = (
+        verbs = ("new", "start", "save", "resume", "fit", "free")
+        self._new, self._start, self._save, self._resume, self._fit, self._free = (
             getattr(library(), f"prior_{verb}_{name}") for verb in verbs
         )
         widths = (ctypes.c_int * len(architecture.widths))(*architecture.widths)
@@ -129,6 +131,7 @@ class Network:
             raise MemoryError
         self.output = torch.empty(3, height, width, dtype=dtype)
         self.average = torch.empty_like(self.output)
+        self.size = sum(shape.numel() for shape in shapes(architecture))  # of all parameters
 
     def start(self, parameters: Tensor, z: Tensor, target: Tensor) -> None:
         """Begin with these weights (flat), this input and this target."""
@@ -140,6 +143,22 @@ class Network:
             )
         arrays = [x.detach().to("cpu", self.dtype).contiguous() for x in (parameters, z, target)]
         self._start(self._handle, *[x.data_ptr() for x in arrays])
+
+    def save(self) -> State:
+        """The state after the latest step, to be copied or kept."""
+        names = ("parameters", "mean", "square")
+        state = {name: torch.empty(self.size, dtype=self.dtype) for name in names}
+        self._save(self._handle, *[x.data_ptr() for x in state.values()])
+        return state | {"average": self.average.clone()}
+
+    def resume(self, state: State) -> None:
+        """Go on, after :meth:`start`, from a state."""
+        names = ("parameters", "mean", "square", "average")
+        arrays = [state[name].to(self.dtype).contiguous() for name in names]
+        for found, like in zip(arrays, (self.size, self.size, self.size, self.output.numel())):
+            if found.numel() != like:
+                raise ValueError(f"a state holds {found.numel()} numbers, expected {like}")
+        self._resume(self._handle, *[x.data_ptr() for x in arrays], int(state["iteration"]))
 
     def fit(self, steps: int, learning_rate: float, smoothing: float) -> float:
         """Take some steps; returns the last one's mean squared error."""
@@ -175,20 +194,32 @@ def fit(
     """Fit `batch` images at a time (None: as many as PyTorch has threads); see engine.fit."""
     library()  # compiled before the threads start
     threads = min(batch or torch.get_num_threads(), len(tasks))
-    waiting, running = deque(range(len(tasks))), threads
+    answered = [-1] * threads  # the latest saving to which a thread has given its state
+    record = Record(architecture.kind, len(tasks), readouts, progress)
+    waiting, running = record.waiting, threads
     lock, closed = threading.Lock(), threading.Event()
     found: Queue = Queue(maxsize=2 * threads)  # a slow reader makes the threads wait
 
-    def restore(network: Network, position: int) -> None:
+    def restore(network: Network, position: int, worker: int) -> None:
         task = tasks[position]
         network.start(*draw(architecture, task), task.target)
         shape = (1, *task.target.shape)
         monitor = Monitor(stop, shape, torch.device("cpu")) if stop else None
-        done, loss = 0, torch.nan
-        for wanted in readouts:
+        done, loss, known = 0, torch.nan, record.reported[position]
+        if state := record.begin(position):
+            network.resume(state)
+            done = int(state["iteration"])
+            if monitor:
+                monitor.resume(0, state)
+        for number, wanted in enumerate(readouts):
             while done < wanted and not (monitor and monitor.stopped[0]):
                 if closed.is_set():
                     return
+                if done and record.due() and answered[worker] != record.saves:
+                    answered[worker] = record.saves
+                    state = network.save() | {"iteration": torch.tensor(done)}
+                    # Behind this image's read-outs: they are taken in before it is written.
+                    found.put((position, state | (monitor.save(0) if monitor else {})))
                 steps = 1 if monitor else min(SLICE, wanted - done)
                 loss = network.fit(steps, learning_rate, smoothing)
                 done += steps
@@ -197,6 +228,8 @@ def fit(
                 if progress:
                     with lock:
                         progress(steps)
+            if number < known:
+                continue
             average, taken = network.average[None], torch.zeros(1, dtype=torch.long)
             if monitor and monitor.stopped[0]:
                 average, taken = monitor.best.to(dtype), monitor.best_iteration.clone()
@@ -207,7 +240,7 @@ def fit(
                 )
             )
 
-    def work() -> None:
+    def work(worker: int) -> None:
         nonlocal running
         position = None
         try:
@@ -218,7 +251,7 @@ def fit(
                         running -= 1
                         break
                     position = waiting.popleft()
-                restore(network, position)
+                restore(network, position, worker)
                 position = None
         except MemoryError as error:
             with lock:
@@ -235,19 +268,26 @@ def fit(
             found.put(error)
         found.put(None)
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
+    workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(threads)]
     for worker in workers:
         worker.start()
     try:
         ended = 0
+        states: dict[int, State] = {}
         while ended < threads:
             item = found.get()
             if item is None:
                 ended += 1
             elif isinstance(item, BaseException):
                 raise item
-            else:
+            elif isinstance(item, ReadOut):
                 yield item
+                record.report(item.positions[0], item.iteration)
+            else:
+                states |= [item]
+            if states and len(states) >= running:
+                record.save(states.copy)
+                states = {}
     finally:
         closed.set()
         for worker in workers:

@@ -27,6 +27,8 @@ class Monitor:
     best_iteration : (B,), when that was; 0 before the first full window
     """
 
+    LANES = ("sum", "squares", "iteration", "lowest", "best_iteration", "best", "stopped")
+
     def __init__(self, rule: EarlyStopping, shape: torch.Size, device: torch.device):
         self.rule = rule
         lanes = shape[0]
@@ -47,6 +49,20 @@ class Monitor:
         for state in (self.sum, self.squares, self.iteration, self.best_iteration, self.stopped):
             state[lane] = 0
         self.lowest[lane] = torch.inf
+
+    def save(self, lane: int) -> dict[str, Tensor]:
+        """What is known of one image, on the CPU."""
+        # The oldest output first: where the ring begins is another monitor's own matter.
+        state = {"recent": self.recent[:, lane].roll(-self.slot, 0)}
+        state |= {name: getattr(self, name)[lane] for name in self.LANES}
+        return {name: value.to("cpu", copy=True) for name, value in state.items()}
+
+    def resume(self, lane: int, state: dict[str, Tensor]) -> None:
+        """Go on with an image as :meth:`save` left it."""
+        self.recent[:, lane] = state["recent"].roll(self.slot, 0).to(self.recent)
+        for name in self.LANES:
+            mine = getattr(self, name)
+            mine[lane] = state[name].to(mine)
 
     def update(self, output: Tensor, average: Tensor) -> None:
         """Take in one step of all images: outputs and averages (B, 3, H, W)."""

@@ -245,7 +245,9 @@ def _extract(archive: Path, destination: Path, folder: str, members: list[dict])
                     raise Unusable(f"the archive lacks {folder}/{member['file']}")
                 with packed.open(name) as file, _naming(member):
                     _copy(file, destination / member["file"], member)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the start
+            raise
         raise Unusable(f"it is not a zip archive that can be read ({error})") from error
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from tandem_defense import cache, registry
 from tandem_defense.configuration import REGISTRIES, entry_settings
+from tandem_defense.files import FileError, made_by
 
 
 def build(section: str, entry: dict, seed: int = 0) -> object:
@@ -22,7 +23,12 @@ def load(
     """The module of an entry with its stored weights, frozen, in eval mode, on `device`."""
     module = build(section, entry, seed)
     if weights is not None:
-        module.load_state_dict(cache.read_weights(weights, identity(entry)))
+        state = cache.read_weights(weights, identity(entry))
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:  # names or shapes
+            found = f"does not fit a {entry['kind']} ({error})"
+            raise FileError(weights, found, made_by(cache.RULES["weights"])) from error
     return module.to(device).eval().requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tandem_defense import cache, device
+from tandem_defense import cache, checkpoint, device, predictions
 from tandem_defense.stages import models
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def evaluate(
             columns = names | {"attack": attack, "defense": name, "seed": seed}
             tables.append(rows(chunk, columns, *found))
             log.info("%s, %s: %d of %d right", attack, name, _right(tables[-1]), len(chunk.ids))
-    write(pd.concat(tables, ignore_index=True), output)
+    predictions.write(pd.concat(tables, ignore_index=True), output)
 
 
 def restore(
@@ -123,35 +123,40 @@ def restore(
     if readouts["first_iterations"] and entry["kind"] == "tdips":
         entry = entry | {"first_iterations": readouts["first_iterations"]}
     restoration = models.build("defenses", entry, seed).to(where)
-    restoration.progress = _logged(restoration.steps(len(chunk.ids), readouts["iterations"][-1]))
+    steps = readouts["iterations"]
+    lengths = sorted(set(getattr(restoration, "first_iterations", [0])))
+    restoration.progress = _logged(restoration.steps(len(chunk.ids), steps[-1]))
     keep = min(shown, len(chunk.ids))
+    found = torch.full((len(lengths), len(steps), len(nets), len(chunk.ids)), -1)
+    kept = {
+        f"{first}/{step}": torch.zeros(keep, *chunk.images.shape[1:])
+        for first in lengths
+        for step in steps
+        if keep and step in readouts["kept"]
+    }
+    checkpoint.part("read-outs", {"predictions": found} | kept)
+    for restored in restoration.trace(chunk.images.to(where), chunk.ids, steps):
+        at, first, step = restored.positions, restored.first_iterations, restored.iteration
+        for order, net in enumerate(nets.values()):
+            classes = torch.from_numpy(predict(net, restored.images))
+            found[lengths.index(first), steps.index(step), order, at] = classes
+        pictures = kept.get(f"{first}/{step}", ())
+        for i, image in zip(at, restored.images.cpu(), strict=True):
+            if i < len(pictures):
+                pictures[i] = image
     known = chunk.columns.get("clean_prediction")
     bare = {n: predict(net, chunk.images) if known is None else known for n, net in nets.items()}
-    tables, kept = [], {}
-    for found in restoration.trace(chunk.images.to(where), chunk.ids, readouts["iterations"]):
-        at, point = found.positions, (found.first_iterations, found.iteration)
-        part = Chunk(
-            found.images,
-            tuple(chunk.ids[i] for i in at),
-            {key: value[at] for key, value in chunk.columns.items()},
-        )
-        columns = {"first_iterations": point[0], "iteration": point[1], "seed": seed}
-        for order, (net_name, net) in enumerate(nets.items()):
-            part.columns["clean_prediction"] = bare[net_name][at]
-            named = names | columns | {"classifier": net_name}
-            table = rows(part, named, predict(net, found.images))
-            tables.append(table.assign(order=order, at=at))
-        if keep and found.iteration in readouts["kept"]:
-            pictures = kept.setdefault(
-                f"{point[0]}/{point[1]}", np.empty((keep, *chunk.images.shape[1:]), np.float32)
-            )
-            for i, image in zip(at, found.images.cpu().numpy(), strict=True):
-                if i < keep:
-                    pictures[i] = image
-    cache.write_restored(shown_output, dict(sorted(kept.items())), list(chunk.ids[:keep]))
-    # Images come in the order in which they are done: the file has a fixed one.
-    whole = pd.concat(tables, ignore_index=True)
-    write(whole.sort_values(["first_iterations", "iteration", "order", "at"]), output)
+    tables = []
+    for i, first in enumerate(lengths):
+        for j, step in enumerate(steps):
+            for order, name in enumerate(nets):
+                chunk.columns["clean_prediction"] = bare[name]
+                columns = {"first_iterations": first, "iteration": step, "seed": seed}
+                named = names | columns | {"classifier": name}
+                tables.append(rows(chunk, named, found[i, j, order].numpy()))
+    pictures = {key: images.numpy() for key, images in sorted(kept.items())}
+    cache.write_restored(shown_output, pictures, list(chunk.ids[:keep]))
+    predictions.write(pd.concat(tables, ignore_index=True), output)
 
 
 def _logged(total: int) -> Callable[[int], None]:
@@ -169,28 +174,3 @@ def _logged(total: int) -> Callable[[int], None]:
 
 def _right(table: pd.DataFrame) -> int:
     return int(((table["prediction"] == table["label"]) & ~table["rejected"]).sum())
-
-
-def write(table: pd.DataFrame, path: str) -> None:
-    """Store prediction rows with typed columns, in the documented order."""
-    table[COLUMNS].astype(TYPES).to_parquet(path, index=False)
-
-
-TYPES = {
-    "dataset": "str",
-    "seed": "int64",
-    "classifier": "str",
-    "attack": "str",
-    "defense": "str",
-    "first_iterations": "int64",
-    "iteration": "int64",
-    "image": "str",
-    "label": "int64",
-    "clean_prediction": "int64",
-    "prediction": "int64",
-    "rejected": "bool",
-    "success": "bool",
-    "linf": "float32",
-    "l2": "float32",
-}
-COLUMNS = list(TYPES)
