@@ -53,14 +53,19 @@ def entry(section, wildcards, name=None):
 
 
 def checkpoint_names(section):
-    """Names in the manifest of a released checkpoint's files."""
+    """A checkpoint's files: names in the manifest, or the path of the user's own."""
     return lambda wildcards: configuration.checkpoint(section, entry(section, wildcards))
 
 
 def checkpoint_files(section):
-    """A released checkpoint's files."""
+    """Where a checkpoint's files are: downloaded, or the user's own."""
     names = checkpoint_names(section)
-    return lambda wildcards: [f"results/downloads/{name}" for name in names(wildcards)]
+
+    def files(wildcards):
+        own = entry(section, wildcards)["weights"]
+        return [n if n == own else f"results/downloads/{n}" for n in names(wildcards)]
+
+    return files
 
 
 def code(script, *sections, also=()):
