@@ -146,4 +146,5 @@ def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root
         assert "--require-hashes" in line and line.removesuffix(" \\").lstrip("& ") in apptainer
     copied = re.search(r"%files\n((?:    .+\n)+)", apptainer)[1].split()[::2]
     assert all((root / path).exists() for path in copied)
-    assert {*PARTS, "Snakefile", "config.yaml"} - {"demo"} <= set(copied)
+    needed = {*PARTS, "Snakefile", "config.yaml", "benchmarks/restoration.csv"} - {"demo"}
+    assert needed <= set(copied)
