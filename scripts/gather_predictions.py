@@ -1,9 +1,7 @@
-"""All predictions of an experiment in one tidy table."""
-
-import pandas as pd
+"""All predictions of an experiment in one tidy table, with one file in memory at a time."""
 
 from tandem_defense import logs
+from tandem_defense.evaluation import tables
 
 with logs.capture(snakemake.log[0]):
-    tables = [pd.read_parquet(file) for file in snakemake.input]
-    pd.concat(tables, ignore_index=True).to_parquet(snakemake.output[0], index=False)
+    tables.gather(snakemake.input, snakemake.output[0])

@@ -217,6 +217,19 @@ def test_table2_without_a_single_right_image():
     assert "–" in tables.markdown_table2(table, LABELS, "Nothing.")
 
 
+def test_gathered_files_are_their_rows_in_order(tmp_path):
+    parts = {str(tmp_path / f"{i}.parquet"): part for i, part in enumerate((frame1(), frame2()))}
+    for file, part in parts.items():
+        part.to_parquet(file, index=False)
+    tables.gather(parts, str(tmp_path / "all.parquet"))
+    found = pd.read_parquet(tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(found, pd.concat(parts.values(), ignore_index=True))
+    odd = str(tmp_path / "odd.parquet")
+    frame1().drop(columns="l2").to_parquet(odd, index=False)
+    with pytest.raises(ValueError, match="odd.parquet has the columns"):
+        tables.gather([*parts, odd], str(tmp_path / "more.parquet"))
+
+
 def test_overview_has_every_cell_as_the_tables_have_it():
     both = pd.concat([frame1(), frame2()], ignore_index=True)
     cells = ["classifier", "defense", "attack"]

@@ -13,8 +13,8 @@ from tandem_defense.evaluation.tables import display
 HEAD = """# What reproduces, and what does not
 
 Made by `snakemake reproduction` from the files in `reproduction/measured/`, which
-`reproduction/config.yaml` and `reproduction/learning_speed.py` made; nothing here is typed by hand but the
-explanations, which are in `reproduction/reasons.toml`.
+`reproduction/config.yaml` and `reproduction/learning_speed.py` made. Only the explanations are typed
+by hand, in `reproduction/reasons.toml`.
 """
 
 
@@ -81,7 +81,9 @@ def table2(file: Path, why: dict, labels: dict) -> str:
                 _noise(row.published_noise_level),
                 _noise(row.noise_level),
                 agrees or "not published",
-                why.get(f"{row.model} {row.attack}", why.get(row.model, "") if agrees == "no" else ""),
+                why.get(
+                    f"{row.model} {row.attack}", why.get(row.model, "") if agrees == "no" else ""
+                ),
             )
         )
     head = ["model", "attack", "published, %", "measured, % [range]", "noise, published"]
@@ -173,8 +175,8 @@ def provenance(file: Path, why: dict, labels: dict) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     return (
         f"Revision {found['revision']}, finished {found['finished']}, on {found['device']} with"
-        f" {found['cpu_cores']} cores, Python {found['python']}; {packages}. The configuration is in"
-        f" `reproduction/measured/{file.name}`.\n"
+        f" {found['cpu_cores']} cores, Python {found['python']}; {packages}. The"
+        f" configuration is in `reproduction/measured/{file.name}`.\n"
     )
 
 

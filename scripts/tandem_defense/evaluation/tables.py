@@ -5,10 +5,12 @@ in ``PREDICTIONS``. ``labels`` maps configuration names to what a reader sees, a
 ``controls`` lists the defenses that are controls, not contenders.
 """
 
+from collections.abc import Iterable
 from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from tandem_defense.evaluation.statistics import mcnemar, summarise
@@ -36,6 +38,28 @@ TABLE2 = ["dataset", "model", "attack", "n", "success_rate", "low", "high", "noi
 TABLE2 += ["published_success_rate", "published_noise_level", "seeds"]
 COMPARISONS = ["dataset", "classifier", "attack", "defense_a", "defense_b"]
 COMPARISONS += ["n", "only_a", "only_b", "p_value"]
+
+
+def gather(files: Iterable[str], output: str) -> None:
+    """Write the rows of many prediction files into one, with one file in memory at a time.
+
+    Raises ValueError for a file whose columns are not the first one's.
+    """
+    writer = None
+    try:
+        for file in files:
+            table = pq.read_table(file)
+            writer = writer or pq.ParquetWriter(output, table.schema)
+            if not table.schema.equals(writer.schema):
+                raise ValueError(
+                    f"{file} has the columns {table.schema.names} of types {table.schema.types},"
+                    f" expected {writer.schema.names} of {writer.schema.types}: delete it and run"
+                    " the same snakemake command again"
+                )
+            writer.write_table(table)
+    finally:
+        if writer:
+            writer.close()
 
 
 def display(labels: dict, name: str) -> str:
