@@ -13,8 +13,8 @@ from tandem_defense.evaluation.tables import display
 HEAD = """# What reproduces, and what does not
 
 Made by `snakemake reproduction` from the files in `reproduction/measured/`, which
-`reproduction/config.yaml` and `reproduction/learning_speed.py` made. Only the explanations are typed
-by hand, in `reproduction/reasons.toml`.
+`reproduction/config.yaml` and `reproduction/learning_speed.py` made. Only the explanations are
+typed by hand, in `reproduction/reasons.toml`.
 """
 
 
