@@ -155,7 +155,7 @@ rule reproduction:
     """docs/reproduction.md: published and measured, cell by cell, from reproduction/measured/."""
     input:
         measured=sorted(map(str, ROOT.glob("reproduction/measured/*.*"))),
-        reasons=str(ROOT / "reproduction/reasons.toml"),
+        texts=[str(ROOT / f"reproduction/{name}") for name in ("config.yaml", "reasons.toml")],
     output:
         str(ROOT / "docs/reproduction.md"),
     log:
@@ -170,6 +170,6 @@ rule reproduction:
         runtime=growing(10),
     params:
         code=code_of("reproduction.py"),
-        labels={key: value for name in EXPERIMENTS for key, value in labels(name).items()},
+        folder=str(ROOT / "reproduction"),
     script:
         "../scripts/reproduction.py"

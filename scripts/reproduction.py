@@ -6,9 +6,5 @@ from tandem_defense import logs
 from tandem_defense.evaluation import reproduction
 
 with logs.capture(snakemake.log[0]):
-    text = reproduction.page(
-        Path(snakemake.input.measured[0]).parent,
-        Path(snakemake.input.reasons),
-        snakemake.params.labels,
-    )
+    text = reproduction.page(Path(snakemake.params.folder))
     Path(snakemake.output[0]).write_text(text)

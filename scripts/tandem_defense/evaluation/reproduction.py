@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from tabulate import tabulate
 
 from tandem_defense.evaluation.statistics import wilson
@@ -18,23 +19,30 @@ typed by hand, in `reproduction/reasons.toml`.
 """
 
 
-def page(folder: Path, reasons: Path, labels: dict) -> str:
+def page(folder: Path) -> str:
     """The whole page.
 
-    folder : ``reproduction/measured``; a file that is not there has no section
-    reasons : a TOML file, ``[section]`` with a text under ``text``, or a reason for each cell
-        under ``"<model or defense> <attack>"``
-    labels : configuration name to what a reader sees
+    folder : ``reproduction/``, with its configuration, what was ``measured`` (a file that is not
+        there has no section) and ``reasons.toml``: per section a ``text``, or a reason for each
+        cell under ``"<model or defense> <attack>"``
     """
-    why = tomllib.loads(reasons.read_text(encoding="utf-8"))
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    why = tomllib.loads((folder / "reasons.toml").read_text(encoding="utf-8"))
     sections = [HEAD]
     for name, (title, render) in SECTIONS.items():
-        if (file := folder / name).exists():
+        if (file := folder / "measured" / name).exists():
             key = name.split(".")[0]
             notes = why.get(key, {})
-            parts = [f"## {title}\n", notes.get("text", ""), render(file, notes, labels)]
+            parts = [f"## {title}\n", notes.get("text", ""), render(file, notes, config)]
             sections.append("\n".join(filter(None, parts)))
     return "\n".join(sections)
+
+
+def _labels(config: dict, experiment: str) -> dict[str, str]:
+    """What a reader sees for an experiment's names."""
+    found = config["experiments"][experiment]
+    entries = [found[section] for section in ("classifiers", "attacks", "defenses")]
+    return {name: e.get("label", name) for part in entries for name, e in part.items()}
 
 
 def verdict(published: float, low: float, high: float, n: int) -> str:
@@ -66,11 +74,10 @@ def _table(head: list[str], rows: list, left: int) -> str:
     return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
-def table2(file: Path, why: dict, labels: dict) -> str:
+def table2(file: Path, why: dict, config: dict) -> str:
     """FUNN's Table 2, a line per model and attack."""
-    table = pd.read_csv(file)
-    rows = []
-    for row in table.itertuples():
+    labels, rows = _labels(config, config["tables"]["table2"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
         agrees = verdict(row.published_success_rate, row.low, row.high, row.n)
         rows.append(
             (
@@ -90,9 +97,9 @@ def table2(file: Path, why: dict, labels: dict) -> str:
     return _table([*head, "noise, measured", "reproduced", "why"], rows, 2)
 
 
-def table1(file: Path, why: dict, labels: dict) -> str:
+def table1(file: Path, why: dict, config: dict) -> str:
     """t-DIPs' Table 1, a line per classifier, defense and attack."""
-    rows = []
+    labels, rows = _labels(config, config["tables"]["table1"]["experiment"]), []
     for row in pd.read_csv(file).itertuples():
         agrees = verdict(row.published, row.low, row.high, row.n)
         rows.append(
@@ -111,7 +118,7 @@ def table1(file: Path, why: dict, labels: dict) -> str:
     return _table([*head, "reproduced", "why"], rows, 3)
 
 
-def learning_speed(file: Path, why: dict, labels: dict) -> str:
+def learning_speed(file: Path, why: dict, config: dict) -> str:
     """Where every setting's curve has its top, and what it has learned by then."""
     table, rows = pd.read_csv(file), []
     for setting, found in table.groupby("setting", sort=False):
@@ -136,12 +143,13 @@ def learning_speed(file: Path, why: dict, labels: dict) -> str:
     return _table([*head, f"at {last}"], rows, 1)
 
 
-def overview(file: Path, why: dict, labels: dict) -> str:
+def overview(file: Path, why: dict, config: dict) -> str:
     """The undefended rows of the experiments beside the two papers' own, one table each."""
     parts = []
     for name, rows in pd.read_csv(file).groupby("experiment", sort=False):
         if name not in why:
             continue
+        labels = _labels(config, name)
         lines = [
             (
                 display(labels, row.classifier),
@@ -160,7 +168,7 @@ def overview(file: Path, why: dict, labels: dict) -> str:
     return "\n".join(parts)
 
 
-def timing(file: Path, why: dict, labels: dict) -> str:
+def timing(file: Path, why: dict, config: dict) -> str:
     """Where the time went."""
     rows = [
         (row.rule, row.jobs, f"{row.seconds:.0f}", f"{row.mean:.0f}", f"{row.max:.0f}")
@@ -169,7 +177,7 @@ def timing(file: Path, why: dict, labels: dict) -> str:
     return _table(["rule", "jobs", "seconds", "mean", "longest"], rows, 1)
 
 
-def provenance(file: Path, why: dict, labels: dict) -> str:
+def provenance(file: Path, why: dict, config: dict) -> str:
     """What all of it was made with."""
     found = json.loads(file.read_text(encoding="utf-8"))
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
