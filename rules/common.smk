@@ -28,6 +28,13 @@ except configuration.ConfigurationError as error:
 EXPERIMENTS = config["experiments"]
 ARTIFACTS = {**config["tables"], **config["figures"]}
 
+workflow.scattergather(**{name: found["chunks"] for name, found in EXPERIMENTS.items()})
+
+
+# A machine's GPUs limit the jobs on that machine, not the jobs that a cluster may run.
+resource_scopes:
+    gpu="local",
+
 
 def manifest_names(archives):
     """A wildcard pattern of the manifest's archives, or of its single files."""

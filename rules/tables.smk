@@ -162,14 +162,13 @@ rule reproduction:
         "logs/reproduction.log",
     benchmark:
         "benchmarks/reproduction.tsv"
+    localrule: True
     conda:
         "../envs/plots.yaml"
-    localrule: True
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
         code=code_of("reproduction.py"),
-        folder=str(ROOT / "reproduction"),
     script:
         "../scripts/reproduction.py"

@@ -6,5 +6,5 @@ from tandem_defense import logs
 from tandem_defense.evaluation import reproduction
 
 with logs.capture(snakemake.log[0]):
-    text = reproduction.page(Path(snakemake.params.folder))
+    text = reproduction.page(Path(snakemake.input.texts[0]).parent)
     Path(snakemake.output[0]).write_text(text)
