@@ -27,6 +27,7 @@ from tandem_defense.defenses.dip import DIP, TandemDIP  # noqa: E402
 from tandem_defense.seeds import derive_seed  # noqa: E402
 from tandem_defense.stages.models import to_tensor  # noqa: E402
 
+KEYS = ["setting", "size"]
 OUTPUT = HERE / "measured/learning_speed.csv"
 SETTINGS = {
     "default": {},
@@ -98,10 +99,10 @@ def main() -> None:
     net = Torchvision(architecture="resnet50", input_size=224).eval()
     net.read_checkpoint(str(HERE / "inputs/resnet50.safetensors"))
     clean, images, labels, names = attacked(net, options.images, options.size)
-    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame({"setting": []})
+    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     readouts = list(range(options.every, options.iterations + 1, options.every))
     for setting in options.settings:
-        if setting in set(table["setting"]):
+        if (setting, options.size) in set(table[KEYS].itertuples(index=False, name=None)):
             continue
         kind = DIP if setting == "DIP alone" else TandemDIP
         parts = []

@@ -121,13 +121,14 @@ def table1(file: Path, why: dict, config: dict) -> str:
 def learning_speed(file: Path, why: dict, config: dict) -> str:
     """Where every setting's curve has its top, and what it has learned by then."""
     table, rows = pd.read_csv(file), []
-    for setting, found in table.groupby("setting", sort=False):
+    for (setting, size), found in table.groupby(["setting", "size"], sort=False):
         mean = found.groupby("iteration").mean(numeric_only=True)
         top, nearest = mean["probability"].idxmax(), mean["psnr_clean"].idxmax()
         last = mean.index[-1]
         rows.append(
             (
                 setting,
+                size,
                 top,
                 f"{mean.loc[top, 'probability']:.2f}",
                 f"{found.groupby('iteration')['right'].sum()[top]} of {found['image'].nunique()}",
@@ -138,7 +139,7 @@ def learning_speed(file: Path, why: dict, config: dict) -> str:
                 f"{mean.loc[last, 'perturbation_share']:.2f}",
             )
         )
-    head = ["setting", "best step", "true class there", "right there", f"true class at {last}"]
+    head = ["setting", "pixels", "best step", "true class there", "right there", f"true class at {last}"]
     head += ["nearest to clean at step", "dB there", "perturbation learned at the best step"]
     return _table([*head, f"at {last}"], rows, 1)
 
