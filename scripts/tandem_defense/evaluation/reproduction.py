@@ -139,8 +139,13 @@ def learning_speed(file: Path, why: dict, config: dict) -> str:
                 f"{mean.loc[last, 'perturbation_share']:.2f}",
             )
         )
-    head = ["setting", "pixels", "best step", "true class there", "right there", f"true class at {last}"]
-    head += ["nearest to clean at step", "dB there", "perturbation learned at the best step"]
+    head = ["setting", "pixels", "best step", "true class there", "right there"]
+    head += [
+        f"true class at {last}",
+        "nearest to clean at step",
+        "dB there",
+        "perturbation learned at the best step",
+    ]
     return _table([*head, f"at {last}"], rows, 1)
 
 
