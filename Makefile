@@ -39,6 +39,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/snakemake --lint --directory demo
 
 dry-runs: .venv/ready

@@ -17,14 +17,6 @@ report: "report/workflow.rst"
 include: "rules/common.smk"
 
 
-workflow.scattergather(**{name: found["chunks"] for name, found in EXPERIMENTS.items()})
-
-
-# A machine's GPUs limit the jobs on that machine, not the jobs that a cluster may run.
-resource_scopes:
-    gpu="local",
-
-
 wildcard_constraints:
     experiment=r"[a-z][a-z0-9_]*",
     classifier=r"[a-z][a-z0-9_]*",

@@ -4,7 +4,9 @@ rule attack:
         images="results/images/{experiment}/test.safetensors",
         classifier="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
     output:
-        "results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors",
+        kept(
+            "results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors"
+        ),
     log:
         "logs/attack/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.log",
     benchmark:

@@ -3,6 +3,7 @@
 import re
 import sys
 import tomllib
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,11 +28,23 @@ except configuration.ConfigurationError as error:
 EXPERIMENTS = config["experiments"]
 ARTIFACTS = {**config["tables"], **config["figures"]}
 
+workflow.scattergather(**{name: found["chunks"] for name, found in EXPERIMENTS.items()})
+
+
+# A machine's GPUs limit the jobs on that machine, not the jobs that a cluster may run.
+resource_scopes:
+    gpu="local",
+
 
 def manifest_names(archives):
     """A wildcard pattern of the manifest's archives, or of its single files."""
     names = [name for name, found in DOWNLOADS.items() if ("members" in found) == archives]
     return "|".join(map(re.escape, names))
+
+
+def kept(file):
+    """An output that is deleted after its last use where the configuration says so."""
+    return file if config.get("keep_adversarial", True) else temp(file)
 
 
 def growing(amount):
@@ -53,14 +66,19 @@ def entry(section, wildcards, name=None):
 
 
 def checkpoint_names(section):
-    """Names in the manifest of a released checkpoint's files."""
+    """A checkpoint's files: names in the manifest, or the path of the user's own."""
     return lambda wildcards: configuration.checkpoint(section, entry(section, wildcards))
 
 
 def checkpoint_files(section):
-    """A released checkpoint's files."""
+    """Where a checkpoint's files are: downloaded, or the user's own."""
     names = checkpoint_names(section)
-    return lambda wildcards: [f"results/downloads/{name}" for name in names(wildcards)]
+
+    def files(wildcards):
+        own = entry(section, wildcards)["weights"]
+        return [n if n == own else f"results/downloads/{n}" for n in names(wildcards)]
+
+    return files
 
 
 def code(script, *sections, also=()):
@@ -209,27 +227,53 @@ PREDICTIONS = {
 }
 
 
+def restored_sets(name):
+    """Every set of images of an experiment that tables and figures ask to be restored.
+
+    (wildcards of the rule that does it, pattern of its output)
+    """
+    found = EXPERIMENTS[name]
+    for seed, defense in product(found["seeds"], RESTORATIONS & set(found["defenses"])):
+        values = {"experiment": name, "seed": seed, "defense": defense}
+        cards = SimpleNamespace(**values)
+        if any(asks(spec, cards, "clean", None) for spec in ARTIFACTS.values()):
+            yield values, PREDICTIONS["restore_clean"]
+        for classifier, attack in product(found["classifiers"], found["attacks"]):
+            if any(asks(spec, cards, attack, classifier) for spec in ARTIFACTS.values()):
+                yield values | {"classifier": classifier, "attack": attack}, PREDICTIONS["restore"]
+
+
 def prediction_files(wildcards):
     """Every prediction file of an experiment: exactly what its tables and figures read."""
     name, found = wildcards.experiment, EXPERIMENTS[wildcards.experiment]
     files = []
-    for seed in found["seeds"]:
-        values = {"experiment": name, "seed": seed}
-        for classifier in found["classifiers"]:
-            pattern = PREDICTIONS["feed_forward"]
-            files += chunks(pattern, classifier=classifier, **values)
-        for defense in RESTORATIONS & set(found["defenses"]):
-            cards = SimpleNamespace(**values, defense=defense)
-            if any(asks(spec, cards, "clean", None) for spec in ARTIFACTS.values()):
-                pattern = PREDICTIONS["restore_clean"]
-                files += chunks(pattern, defense=defense, **values)
-            for classifier in found["classifiers"]:
-                for attack in found["attacks"]:
-                    if any(asks(s, cards, attack, classifier) for s in ARTIFACTS.values()):
-                        where = values | {"classifier": classifier, "attack": attack}
-                        pattern = PREDICTIONS["restore"]
-                        files += chunks(pattern, defense=defense, **where)
+    for seed, classifier in product(found["seeds"], found["classifiers"]):
+        values = {"experiment": name, "seed": seed, "classifier": classifier}
+        files += chunks(PREDICTIONS["feed_forward"], **values)
+    for values, pattern in restored_sets(name):
+        files += chunks(pattern, **values)
     return sorted(files)
+
+
+def planned():
+    """What the plan is made of: the experiments, with all that is asked of them."""
+    return {name: found | planned_work(name, found) for name, found in EXPERIMENTS.items()}
+
+
+def planned_work(name, found):
+    """See :func:`tandem_defense.evaluation.plan.plan`."""
+    restored, trained = [], set()
+    for values, _ in restored_sets(name):
+        kind = found["defenses"][values["defense"]]["kind"]
+        tandem = settings.schema(registry.RESTORATIONS[kind])["properties"]
+        asked = readouts(SimpleNamespace(**values))
+        first = asked["first_iterations"] if "first_iterations" in tandem else []
+        restored.append(values | {"iterations": asked["iterations"], "first_iterations": first})
+    for seed, classifier in product(found["seeds"], found["classifiers"]):
+        cards = SimpleNamespace(experiment=name, seed=seed, classifier=classifier)
+        trained.update(defense_files(cards))
+    shape = settings.constant(registry.DATASETS[found["dataset"]["kind"]], "SHAPE")
+    return {"shape": shape, "restored": restored, "trained": len(trained)}
 
 
 def restored_file(spec, defense):

@@ -91,9 +91,84 @@ rule claims:
         "../scripts/claims.py"
 
 
-rule tables:
-    """Both tables."""
+rule overview:
+    """Every cell of every experiment, also of those that no table of the papers shows."""
     input:
+        collect("results/predictions/{experiment}.parquet", experiment=EXPERIMENTS),
+    output:
+        report(
+            "results/tables/overview.csv",
+            caption="../report/overview.rst",
+            category="Run",
+            labels={"artifact": "Overview", "shows": "every cell of every experiment"},
+        ),
+    log:
+        "logs/overview.log",
+    benchmark:
+        "benchmarks/overview.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        code=code_of("overview.py"),
+        experiments=list(EXPERIMENTS),
+    script:
+        "../scripts/overview.py"
+
+
+rule tables:
+    """Both tables, and the overview of everything."""
+    input:
+        rules.overview.output,
         rules.table1.output,
         rules.table2.output,
         rules.claims.output,
+
+
+rule plan:
+    """What the configuration will cost, before it is run: jobs, optimizer steps, bytes, hours."""
+    input:
+        benchmark=str(ROOT / "benchmarks/restoration.csv"),
+    output:
+        csv="results/tables/plan.csv",
+        markdown="results/tables/plan.md",
+    log:
+        "logs/plan.log",
+    benchmark:
+        "benchmarks/plan.tsv"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code_of("plan.py"),
+        experiments=planned(),
+    script:
+        "../scripts/plan.py"
+
+
+rule reproduction:
+    """docs/reproduction.md: published and measured, cell by cell, from reproduction/measured/."""
+    input:
+        measured=sorted(map(str, ROOT.glob("reproduction/measured/*.*"))),
+        texts=[str(ROOT / f"reproduction/{name}") for name in ("config.yaml", "reasons.toml")],
+    output:
+        str(ROOT / "docs/reproduction.md"),
+    log:
+        "logs/reproduction.log",
+    benchmark:
+        "benchmarks/reproduction.tsv"
+    localrule: True
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code_of("reproduction.py"),
+    script:
+        "../scripts/reproduction.py"

@@ -1,10 +1,6 @@
-"""All predictions of an experiment in one tidy table."""
-
-import pandas as pd
+"""All predictions of an experiment in one tidy table, with one file in memory at a time."""
 
 from tandem_defense import logs, predictions
 
 with logs.capture(snakemake.log[0]):
-    rule = "evaluate, restore or restore_clean"
-    tables = [predictions.read(file, rule) for file in snakemake.input]
-    predictions.write(pd.concat(tables, ignore_index=True), snakemake.output[0])
+    predictions.gather(snakemake.input, snakemake.output[0])

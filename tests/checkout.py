@@ -11,8 +11,9 @@ PARTS = ("rules", "schemas", "scripts", "resources", "report", "envs", "profiles
 
 def copy_workflow(root: Path, destination: Path) -> Path:
     """Everything Snakemake needs, without results."""
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(root / name, destination)
+    (destination / "benchmarks").mkdir()
+    for name in ("Snakefile", "config.yaml", "benchmarks/restoration.csv"):
+        shutil.copy(root / name, destination / name)
     ignore = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "__pycache__")
     for name in PARTS:
         shutil.copytree(root / name, destination / name, ignore=ignore)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tandem_defense import configuration
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.classifiers.torchvision import LAST_MAPS, Torchvision
 from tandem_defense.datasets.digits import Digits
 from tandem_defense.datasets.mnist import MNIST
 from tandem_defense.datasets.nips2017 import NIPS2017
 from tandem_defense.datasets.photos import PHOTOGRAPHS, Photos
+from tandem_defense.stages import convert, models
 from tandem_defense.stages.models import to_tensor
 from tandem_defense.stages.show import activation_maps
 
@@ -173,6 +175,28 @@ def test_real_resnet50_classifies_real_photographs(root):
     net.load_checkpoint({k: v.float() for k, v in load_file(weights).items()})
     right = net.eval().predict(to_tensor(images.images)).numpy() == images.labels
     assert right.mean() > 0.6
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_weights_of_ones_own(tmp_path, ending):
+    """A file of one's own becomes the classifier's weights, in whatever precision it is."""
+    from safetensors.torch import save_file
+
+    entry = {"kind": "torchvision", "architecture": "shufflenet_v2_x0_5", "classes": 5}
+    entry["weights"] = str(tmp_path / f"mine{ending}")
+    net = models.build("classifiers", entry)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in net.net.state_dict().items()}
+    save = save_file if ending == ".safetensors" else torch.save
+    save(half, entry["weights"])
+    manifest, output = tmp_path / "downloads.toml", str(tmp_path / "out.safetensors")
+    manifest.touch()
+    (name,) = configuration.checkpoint("classifiers", entry)
+    convert.checkpoint("classifiers", entry, {name: name}, str(manifest), output)
+    loaded = models.load("classifiers", entry, output, torch.device("cpu"))
+    assert torch.equal(loaded.net.fc.weight, net.net.fc.weight.half().float())
+    other = entry | {"classes": 6}
+    with pytest.raises(ValueError, match="mine.* does not hold shufflenet_v2_x0_5 with 6 classes"):
+        convert.checkpoint("classifiers", other, {name: name}, str(manifest), output)
 
 
 def test_activation_maps_follow_the_formula():

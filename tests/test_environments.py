@@ -138,6 +138,18 @@ def test_an_environment_that_cannot_be_solved_says_which_package(conda):
     assert "Traceback" not in done.stdout
 
 
+def test_the_apptainer_definition_is_well_formed(root):
+    """A header, known sections, and shell that a shell can read."""
+    header, *parts = re.split(r"(?m)^%", (root / "apptainer.def").read_text())
+    keys = dict(line.split(": ") for line in header.splitlines() if line and line[0] != "#")
+    assert set(keys) == {"Bootstrap", "From"}
+    sections = dict(part.split("\n", 1) for part in parts)
+    assert list(sections) == ["files", "post", "environment", "runscript"]
+    for name in ("post", "environment", "runscript"):
+        subprocess.run(["sh", "-n"], input=sections[name], text=True, check=True)
+        assert sections[name].strip()
+
+
 def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root):
     docker, apptainer = (root / "Dockerfile").read_text(), (root / "apptainer.def").read_text()
     base = re.search(r"(?m)^FROM (.+)$", docker)[1]
@@ -146,4 +158,5 @@ def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root
         assert "--require-hashes" in line and line.removesuffix(" \\").lstrip("& ") in apptainer
     copied = re.search(r"%files\n((?:    .+\n)+)", apptainer)[1].split()[::2]
     assert all((root / path).exists() for path in copied)
-    assert {*PARTS, "Snakefile", "config.yaml"} - {"demo"} <= set(copied)
+    needed = {*PARTS, "Snakefile", "config.yaml", "benchmarks/restoration.csv"} - {"demo"}
+    assert needed <= set(copied)

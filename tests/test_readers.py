@@ -309,6 +309,23 @@ def test_predictions_of_another_form_are_refused(tmp_path):
     pd.testing.assert_frame_equal(predictions.read(path, "evaluate"), table)
 
 
+def test_gathered_predictions_are_their_rows_in_order(tmp_path):
+    parts = [rows(3), rows(2).assign(attack="bim", seed=1)]
+    files = [tmp_path / f"{i}.parquet" for i in range(2)]
+    for part, file in zip(parts, files):
+        predictions.write(part, file)
+    whole = tmp_path / "all.parquet"
+    predictions.gather(files, whole)
+    found = predictions.read(whole, "gather_predictions")
+    expected = pd.concat(parts)[predictions.COLUMNS].astype(predictions.TYPES)
+    pd.testing.assert_frame_equal(found, expected.reset_index(drop=True))
+    files[1].write_bytes(files[1].read_bytes()[:-9])
+    whole.unlink()
+    with pytest.raises(FileError, match="1.parquet cannot be read.*evaluate, restore or"):
+        predictions.gather(files, whole)
+    assert not list(tmp_path.glob("*all*")) and not list(tmp_path.glob(".*"))
+
+
 def test_weights_of_another_shape_are_refused(tmp_path):
     """Of the right settings, but written by other code."""
     entry = {"kind": "small_cnn", "classes": 3, "width": 4}

@@ -217,6 +217,24 @@ def test_table2_without_a_single_right_image():
     assert "–" in tables.markdown_table2(table, LABELS, "Nothing.")
 
 
+def test_overview_has_every_cell_as_the_tables_have_it():
+    both = pd.concat([frame1(), frame2()], ignore_index=True)
+    cells = ["classifier", "defense", "attack"]
+    found = tables.overview(both).set_index([*cells, "first_iterations", "iteration"]).sort_index()
+    assert len(found) == len(both.drop_duplicates([*cells, "first_iterations", "iteration"]))
+    for row in tables.table1(both, SPEC1, published(1)).itertuples():
+        steps = (100, 1000) if row.defense == "tdips" else (0, 0)
+        cell = found.loc[(row.classifier, row.defense, row.attack, *steps)]
+        assert tuple(cell[["n", "accuracy", "low", "high"]]) == tuple(row[5:9])
+    for row in tables.table2(both, SPEC2, published(2)).itertuples():
+        which = SPEC2["models"][row.model]
+        cell = found.loc[(which["classifier"], which["defense"], row.attack, 0, 0)]
+        assert cell["success_rate"] == row.success_rate
+        assert cell["noise_level"] == row.noise_level or pd.isna(row.noise_level)
+    clean = found.xs("clean", level="attack")
+    assert clean[["success_rate", "noise_level", "linf"]].isna().all(axis=None)
+
+
 def test_comparisons_by_hand():
     found = tables.comparisons(frame1(), SPEC1)
     assert list(found) == tables.COMPARISONS and len(found) == 2 * 2 * 3

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,49 @@ def test_the_rows_are_complete_and_typed(run):
     assert (none["prediction"] == none["clean_prediction"]).all()
     attacked = rows[(rows["attack"] == "bim") & (rows["defense"] == "none")]
     assert ((attacked["prediction"] != attacked["label"]) == attacked["success"]).all()
+
+
+def test_the_plan_counts_what_was_run(run):
+    """Jobs, optimizer steps and bytes, against the files and logs of the finished run."""
+    checkout, _ = run
+    done = snakemake(checkout, "--cores", "1", "plan")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = checkout / "demo/results"
+    table = pd.read_csv(results / "tables/plan.csv").set_index(["experiment", "work"])
+    for name in ("tdips", "funn"):
+        attacked = list((results / "adversarial" / name).rglob("*.safetensors"))
+        assert table.loc[(name, "attack"), "jobs"] == len(attacked)
+        trained = [*(results / "classifiers" / name).rglob("*.safetensors")]
+        trained += (results / "defenses" / name).rglob("*.safetensors")
+        assert table.loc[(name, "train or convert"), "jobs"] == len(trained)
+        size = sum(file.stat().st_size for file in attacked) / 1e9
+        assert table.loc[(name, "attack"), "gigabytes"] == pytest.approx(size, rel=0.2, abs=1e-3)
+    predictions = pd.read_parquet(results / "predictions/tdips.parquet")
+    for defense in ("dip", "tdips"):
+        rows = predictions[predictions["defense"] == defense]
+        sets = rows.groupby(["classifier", "attack", "image"], observed=True)
+        second = sets[["iteration"]].max()["iteration"] * sets["first_iterations"].nunique()
+        assert table.loc[("tdips", defense), "second_steps"] == second.sum()
+        assert table.loc[("tdips", defense), "first_steps"] == sets["first_iterations"].max().sum()
+    assert table.loc[("all",)]["jobs"].item() == table.drop("all")["jobs"].sum()
+
+
+def test_attacked_images_go_after_use_where_asked(run, tmp_path):
+    """A copy of the finished run, without one attack's files: they come and go again."""
+    checkout, _ = run
+    copy = shutil.copytree(checkout, tmp_path / "run", symlinks=True)
+    file = copy / "demo/config.yaml"
+    config = yaml.safe_load(file.read_text()) | {"keep_adversarial": False}
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    folder = copy / "demo/results/adversarial/funn/0/funn"
+    lost = copy / "demo/results/predictions/funn/0/funn/feed_forward"
+    shutil.rmtree(folder / "single_pixel")
+    for part in lost.iterdir():
+        part.unlink()
+    done = snakemake(copy, "--cores", "2", "--rerun-triggers", "mtime", "table2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(lost.iterdir()) and not list(folder.rglob("*.safetensors"))
+    assert planned(snakemake(copy, "-n", "--rerun-triggers", "mtime", "table2")) == {}
 
 
 def test_chunks_agree_with_the_whole(run):

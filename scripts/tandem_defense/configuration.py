@@ -11,6 +11,8 @@ from tandem_defense import registry, settings
 
 # Keys of an entry that are not settings of its class.
 DESCRIPTIVE = {"kind", "label", "training", "control"}
+# What `weights` end with if they are a file of the user's own instead of a released checkpoint.
+OWN_WEIGHTS = (".pth", ".safetensors")
 REGISTRIES = {
     "classifiers": registry.CLASSIFIERS,
     "attacks": registry.ATTACKS,
@@ -63,9 +65,14 @@ def entry_settings(entry: dict) -> dict:
 
 
 def checkpoint(section: str, entry: dict) -> list[str]:
-    """Names in the manifest of the files whose weights `entry` asks for; none if it is trained."""
+    """The files whose weights `entry` asks for; none if it is trained.
+
+    Names in the manifest, or a path: `weights` that end as a file does are the user's own.
+    """
     if entry.get("weights") is None:
         return []
+    if entry["weights"].endswith(OWN_WEIGHTS):
+        return [entry["weights"]]
     patterns = settings.constant(target(section, entry), "CHECKPOINT")
     return [pattern.format(**entry) for pattern in patterns]
 
@@ -75,7 +82,7 @@ def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
         for section in ("classifiers", "defenses"):
             for key, entry in experiment[section].items():
                 for file in checkpoint(section, entry):
-                    if file not in downloads:
+                    if file not in downloads and file != entry["weights"]:
                         yield (
                             f"experiments.{name}.{section}.{key}.weights: found"
                             f" {entry['weights']!r}, but resources/downloads.toml has no"

@@ -1,5 +1,6 @@
 """Prediction rows, one per image × classifier × attack × defense × iteration × seed, as Parquet."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,11 +34,29 @@ KEY = b"tandem_defense"  # of the content's SHA-256 in the file's metadata
 
 def write(table: pd.DataFrame, path: str | Path) -> None:
     """Store prediction rows with typed columns in the documented order, atomically."""
-    table = table[COLUMNS].astype(TYPES)
-    content = pa.Table.from_pandas(table, preserve_index=False)
-    content = content.replace_schema_metadata(content.schema.metadata | {KEY: _digest(table)})
-    with replacing(path) as part:
-        parquet.write_table(content, part)
+    _write([table], path)
+
+
+def gather(files: Iterable[str | Path], path: str | Path) -> None:
+    """Store the rows of many files in one, with one file in memory at a time, atomically.
+
+    Raises FileError for the first file that :func:`read` refuses.
+    """
+    _write((read(file, "evaluate, restore or restore_clean") for file in files), path)
+
+
+def _write(tables: Iterable[pd.DataFrame], path: str | Path) -> None:
+    schema = pa.Schema.from_pandas(_typed(pd.DataFrame(columns=COLUMNS)), preserve_index=False)
+    digest = _Digest()
+    with replacing(path) as part, parquet.ParquetWriter(part, schema) as writer:
+        for table in map(_typed, tables):
+            digest.update(table)
+            writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+        writer.add_key_value_metadata({KEY: digest.text()})
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[COLUMNS].astype(TYPES)
 
 
 def read(path: str | Path, rule: str) -> pd.DataFrame:
@@ -51,8 +70,8 @@ def read(path: str | Path, rule: str) -> pd.DataFrame:
             raise FileError(path, found, made_by(rule))
 
     try:
-        content = parquet.read_table(path)
-        table = content.to_pandas()
+        with parquet.ParquetFile(path) as file:
+            table, stored = file.read().to_pandas(), (file.metadata.metadata or {}).get(KEY)
     except Exception as error:  # damaged Parquet raises whatever its parts raise
         raise FileError(path, f"cannot be read as Parquet ({error})", made_by(rule)) from error
     check(list(table) == COLUMNS, f"has the columns {list(table)}, expected {COLUMNS}")
@@ -60,8 +79,9 @@ def read(path: str | Path, rule: str) -> pd.DataFrame:
     expected = {name: str(dtype) for name, dtype in table[:0].astype(TYPES).dtypes.items()}
     check(found == expected, f"has the types {found}, expected {expected}")
     check(not table.isna().any(axis=None), "has missing values")
-    digest = (content.schema.metadata or {}).get(KEY)
-    check(digest == _digest(table), "was altered after it was written (its checksum differs)")
+    digest = _Digest()
+    digest.update(table)
+    check(stored == digest.text(), "was altered after it was written (its checksum differs)")
     check(len(table) > 0, "has no rows")
     classes = table[["label", "clean_prediction", "prediction"]].to_numpy()
     check(classes.min() >= 0, "has classes below 0")
@@ -70,10 +90,23 @@ def read(path: str | Path, rule: str) -> pd.DataFrame:
     return table
 
 
-def _digest(table: pd.DataFrame) -> bytes:
-    total = sha256()
-    for name, kind in TYPES.items():
-        values = table[name].to_numpy()
-        data = "\0".join(values).encode() if kind == "str" else values.tobytes()
-        total.update(f"{name} {len(data)} ".encode() + data)
-    return total.hexdigest().encode()
+class _Digest:
+    """SHA-256 of rows, column by column: the same however the rows are split into tables."""
+
+    def __init__(self):
+        self.columns = {name: sha256() for name in COLUMNS}
+
+    def update(self, table: pd.DataFrame) -> None:
+        """Add rows."""
+        for name, kind in TYPES.items():
+            values = table[name].to_numpy()
+            data = "".join(f"{v}\0" for v in values).encode() if kind == "str" else values.tobytes()
+            self.columns[name].update(data)
+
+    def text(self) -> bytes:
+        """The digest of all columns."""
+        return (
+            sha256(b"".join(column.digest() for column in self.columns.values()))
+            .hexdigest()
+            .encode()
+        )

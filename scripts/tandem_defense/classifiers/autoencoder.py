@@ -270,6 +270,7 @@ class FUNN(ClassicAutoencoder):
         gamma: Positive = 5.0,
         beta: Positive = 0.01,
         penalty: Literal["corrected", "as_printed"] = "corrected",
+        initialization_input: Literal["attacked", "clean"] = "attacked",
         head_epochs: Count = 20,
         head_rate: Positive = 1e-3,
         batch_size: Count = 128,
@@ -280,13 +281,15 @@ class FUNN(ClassicAutoencoder):
 
         Initialization: both reconstruct, at their own learning rates. Optimization: the
         attacker's decoder and the defender's encoder train at `optimization_rate`, under the
-        penalty γ · :func:`constraint`. `beta` is in units of `loss_unit`.
+        penalty γ · :func:`constraint`. `beta` is in units of `loss_unit`. `initialization_input` is
+        what the defender reconstructs the images from at first: the attacker's (4), or the images.
         Raises ValueError for wrong shapes, ranges, labels or settings.
         """
         self.check(images, labels)
         check_choice(("mse", "l2", "sum"), loss_unit=loss_unit)
         check_choice(("torch", "glorot", "he"), initial_weights=initial_weights)
         check_choice(("corrected", "as_printed"), penalty=penalty)
+        check_choice(("attacked", "clean"), initialization_input=initialization_input)
         check_positive(gamma=gamma, beta=beta, batch_size=batch_size)
         check_positive(attacker_rate=attacker_rate, defender_rate=defender_rate)
         check_positive(optimization_rate=optimization_rate)
@@ -298,7 +301,8 @@ class FUNN(ClassicAutoencoder):
         def initialization(batch: Tensor) -> dict[str, Tensor]:
             original = x[batch]
             perturbed = attacker(original, self.noise(original, draws))
-            restored = defender(perturbed.detach())
+            attacked = initialization_input == "attacked"
+            restored = defender(perturbed.detach() if attacked else original)
             return {
                 "attacker (3)": distance(perturbed, original, loss_unit),
                 "defender (4)": distance(original, restored, loss_unit),

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tandem_defense.classifiers.fitting import Trainable
@@ -28,7 +29,8 @@ class Torchvision(Trainable):
 
     architecture : torchvision's name, e.g. ``resnet50``
     classes : number of classes (1000 with `weights`)
-    weights : torchvision's name of the checkpoint, e.g. ``IMAGENET1K_V1``, or none to train here.
+    weights : torchvision's name of the checkpoint, e.g. ``IMAGENET1K_V1``; the path of a
+        checkpoint of your own (.pth or .safetensors, with torchvision's names); none to train here.
         Nothing is loaded by the constructor: the rule `convert_weights` stores the checkpoint.
     input_size : images are resized to this side first (bilinear), or 0 to take them as they are
     normalization : ``imagenet``, ``half`` (±1) or ``none``
@@ -107,5 +109,17 @@ class Torchvision(Trainable):
         self.net.load_state_dict(state)
 
     def read_checkpoint(self, path: str) -> None:
-        """Take a checkpoint file of torchvision's; no code in it runs (``weights_only``)."""
-        self.load_checkpoint(torch.load(path, map_location="cpu", weights_only=True))
+        """Take a checkpoint file of any floating-point type; no code in it runs.
+
+        Raises ValueError where its tensors are not this architecture's.
+        """
+        if path.endswith(".safetensors"):
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            self.load_checkpoint(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} does not hold {self.architecture} with {self.classes} classes: {error}"
+            ) from None

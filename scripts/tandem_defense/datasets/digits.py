@@ -18,6 +18,7 @@ class Digits:
     """
 
     AVAILABLE = {"test": 800}
+    SHAPE = (1, 28, 28)
 
     def __init__(self, *, size: Count = 28, test: Count = 400):
         self.size, self.test = size, test

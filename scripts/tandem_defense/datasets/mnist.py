@@ -34,6 +34,7 @@ class MNIST:
         "t10k-labels-idx1-ubyte",
     )
     AVAILABLE = {"test": 10000}
+    SHAPE = (1, 28, 28)
 
     def __init__(self, *, folder: str, test: Count = 1000):
         self.folder, self.test = Path(folder), test

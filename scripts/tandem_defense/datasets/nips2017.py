@@ -35,6 +35,7 @@ class NIPS2017:
 
     FILES = ("images.csv", "images")
     AVAILABLE = {"test": 1000, "train": 999}
+    SHAPE = (3, 299, 299)
 
     def __init__(self, *, folder: str, test: Count = 1000, train: Size = 0):
         self.folder, self.test, self.train = Path(folder), test, train

@@ -31,6 +31,8 @@ class Photos:
     regions : a seed that chooses them
     """
 
+    SHAPE = (3, 64, 64)
+
     def __init__(
         self,
         *,

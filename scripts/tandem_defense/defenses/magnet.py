@@ -73,6 +73,7 @@ class MagNet(Defense):
             self.pooled = DenoisingAutoencoder(channels, filters, pooling=True)  # AE_I
             self.flat = DenoisingAutoencoder(channels, filters, pooling=False)  # AE_II
         self.register_buffer("thresholds", torch.full((2,), torch.inf))
+        self.to(memory_format=torch.channels_last)  # halves the training time on a CPU
         self.eval()
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:

@@ -165,6 +165,29 @@ def table2(predictions: pd.DataFrame, spec: dict, published: pd.DataFrame) -> pd
     return table.fillna({"n": 0, "seeds": 0}).astype({"n": int, "seeds": int})[TABLE2]
 
 
+def overview(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Every cell of an experiment, whether a table of the papers has it or not.
+
+    A row per dataset, classifier, defense, attack and read-out: n images, accuracy over all of
+    them with its interval (as ``table1``), success_rate and noise_level over those that the bare
+    classifier gets right when clean (as ``table2``; not for clean images), linf, the largest
+    change of a pixel, mean over the attacked images.
+    """
+    keys = [*CELL, "first_iterations", "iteration"]
+    table = rates(predictions, keys, correct(predictions)).rename(columns={"rate": "accuracy"})
+    right = predictions[
+        (predictions["clean_prediction"] == predictions["label"])
+        & (predictions["attack"] != "clean")
+    ]
+    fooled = (right["prediction"] != right["label"]) & ~right["rejected"].astype(bool)
+    succeeded = rates(right, keys, fooled).rename(columns={"rate": "success_rate"})
+    noise = right[fooled].groupby(keys, observed=True)["l2"].mean().rename("noise_level")
+    change = right.groupby(keys, observed=True)["linf"].mean()
+    for more in (succeeded[[*keys, "success_rate"]], noise.reset_index(), change.reset_index()):
+        table = table.merge(more, on=keys, how="left")
+    return table
+
+
 def comparisons(predictions: pd.DataFrame, spec: dict) -> pd.DataFrame:
     """Paired exact McNemar tests between each two defenses, per classifier and attack.
 

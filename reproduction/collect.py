@@ -1,0 +1,49 @@
+"""Copies the small files of a run of reproduction/config.yaml into measured/, with provenance.
+
+python reproduction/collect.py [FOLDER]      FOLDER: where it ran, reproduction/ itself without it
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+
+import pandas as pd  # noqa: E402
+import yaml  # noqa: E402
+
+from tandem_defense import predictions, provenance  # noqa: E402
+from tandem_defense.evaluation import tables, times  # noqa: E402
+
+TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv")
+FIGURES = ("figure3", "figure6", "figure7", "figure8", "funn_figure2")
+
+
+def main() -> None:
+    """Take what is there; an experiment that is not finished is left out."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    measured = HERE / "measured"
+    measured.mkdir(exist_ok=True)
+    for name in TABLES:
+        if (file := folder / "results/tables" / name).exists():
+            shutil.copy(file, measured)
+    for name in FIGURES:
+        if (file := folder / f"results/figures/{name}.png").exists():
+            shutil.copy(file, measured)
+    found = {file.stem: file for file in sorted((folder / "results/predictions").glob("*.parquet"))}
+    parts = {
+        name: tables.overview(predictions.read(file, "gather_predictions"))
+        for name, file in found.items()
+    }
+    whole = pd.concat(parts, names=["experiment"]).reset_index(level=0)
+    whole.round(6).to_csv(measured / "overview.csv", index=False)
+    times.gather(folder / "benchmarks").round(1).to_csv(measured / "timing.csv", index=False)
+    config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
+    record = provenance.collect(config, str(folder.parent))
+    (measured / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

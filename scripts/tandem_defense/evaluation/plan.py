@@ -1,0 +1,114 @@
+"""What a configuration will cost, before it is run: jobs, optimizer steps, bytes, hours."""
+
+import pandas as pd
+import torch
+from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
+
+from tandem_defense.restoration.reference import Architecture, build, first, unet
+
+# Bytes beside an image's pixels in a cached adversarial set: id, label, answers, norms.
+BESIDE = 64
+COLUMNS = ["experiment", "work", "jobs", "first_steps", "second_steps", "gigabytes"]
+
+
+def flops(architecture: Architecture, side: int) -> int:
+    """Floating-point operations of an optimizer step on a square image, by the direct method."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build(architecture)(torch.empty(1, architecture.inputs, side, side)).mean().backward()
+    return counter.get_total_flops()
+
+
+def speeds(benchmark: pd.DataFrame) -> dict[str, dict[int, float]]:
+    """The engine's measured operations per second in float32: {device: {side in pixels: FLOP/s}}.
+
+    benchmark : benchmarks/restoration.csv
+    """
+    rows = benchmark.query("implementation == 'engine' and precision == 'float32'")
+    found: dict[str, dict[int, float]] = {}
+    for (device, side), fastest in (
+        rows.groupby(["device", "size"])["image_steps_per_second"].max().items()
+    ):
+        found.setdefault(device, {})[side] = fastest * flops(unet(3), side)
+    return found
+
+
+def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
+    """A row per experiment and kind of work, and a last one with the totals.
+
+    experiments : the configuration's, each with ``shape`` (C, H, W) of its images, ``restored``,
+        a {defense, iterations, first_iterations} for every set of images that is restored, and
+        ``trained``, the number of trained defenses
+
+    Columns ``COLUMNS``: optimizer steps of DIP₁ and DIP₂, of all images together; 10⁹ bytes of
+    cached adversarial images. Then a column of hours per device in `benchmark`, for restorations
+    alone: their operations at the speed measured for the nearest size.
+    """
+    rows, measured = [], speeds(benchmark)
+    for name, found in experiments.items():
+        images, chunks = found["images"], found["chunks"]
+        models = len(found["seeds"]) * len(found["classifiers"])
+        sets = models * len(found["attacks"])
+        shape = found["shape"]
+        side = found["dataset"].get("size", shape[-1])
+        pixels = shape[0] * side**2
+        size = sets * images * (4 * pixels + BESIDE) / 1e9
+        rows += [
+            {"work": "train or convert", "jobs": models + found["trained"]},
+            {"work": "attack", "jobs": sets * chunks, "gigabytes": size},
+            {"work": "evaluate", "jobs": models * chunks},
+        ]
+        for asked in found["restored"]:
+            rows.append({"work": asked["defense"], "jobs": chunks})
+            rows[-1] |= _restoration(asked, found["defenses"], images, max(64, side), measured)
+        for row in rows:
+            row.setdefault("experiment", name)
+    columns = [*COLUMNS, *measured]
+    table = pd.DataFrame(rows, columns=columns).fillna({column: 0 for column in columns[2:]})
+    table = table.groupby(["experiment", "work"], sort=False).sum().reset_index()
+    total = table.sum(numeric_only=True).to_frame().T.assign(experiment="all", work="")
+    return pd.concat([table, total], ignore_index=True)[columns]
+
+
+def _restoration(asked: dict, defenses: dict, images: int, side: int, measured: dict) -> dict:
+    """Steps and hours of one set of images; one run of DIP₁ serves every λ₁."""
+    entry, tandem = defenses[asked["defense"]], asked["first_iterations"]
+    main = images * max(tandem, default=0)
+    rest = images * max(asked["iterations"]) * max(1, len(tandem))
+    second = unet(3 if tandem else 32, entry.get("feature_scale", 4))
+    work = rest * flops(second, side)
+    if main:
+        work += main * flops(first(entry.get("first_width", 1.0)), side)
+    hours = {
+        device: work / known[min(known, key=lambda n: abs(n - side))] / 3600
+        for device, known in measured.items()
+    }
+    return {"first_steps": main, "second_steps": rest, **hours}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of :func:`plan` for a reader, under what it rests on."""
+    devices = [name for name in table if name not in COLUMNS]
+    counts = ("jobs", "first_steps", "second_steps")
+    rows = [
+        (
+            row["experiment"],
+            row["work"],
+            *(f"{int(row[name]):,}" if row[name] else "" for name in counts),
+            f"{row['gigabytes']:.2f}" if row["gigabytes"] else "",
+            *(f"{row[device]:,.1f}" if row[device] else "" for device in devices),
+        )
+        for _, row in table.iterrows()
+    ]
+    head = ["Experiment", "Work", "Jobs", "DIP₁ steps", "DIP₂ steps", "GB of attacked images"]
+    head += [f"Hours, {device}" for device in devices]
+    align = ["left", "left", *["right"] * (len(head) - 2)]
+    body = tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+    notes = (
+        "Planned from the configuration; downloads, gathering, tables and figures are a few dozen"
+        " short jobs more. Hours are the restorations' operations at the speed that"
+        " `benchmarks/restoration.csv` has for the nearest size of image; attacks and training"
+        " come on top. A device that is not listed has not been measured: `python"
+        " benchmarks/restoration.py` measures the one at hand."
+    )
+    return f"{notes}\n\n{body}\n"

@@ -1,0 +1,204 @@
+"""docs/reproduction.md: what was published, what was measured, and whether it reproduces."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from tandem_defense.evaluation.statistics import wilson
+from tandem_defense.evaluation.tables import display
+
+HEAD = """# What reproduces, and what does not
+
+Made by `snakemake reproduction` from the files in `reproduction/measured/`, which
+`reproduction/config.yaml` and `reproduction/learning_speed.py` made. Only the explanations are
+typed by hand, in `reproduction/reasons.toml`.
+"""
+
+
+def page(folder: Path) -> str:
+    """The whole page.
+
+    folder : ``reproduction/``, with its configuration, what was ``measured`` (a file that is not
+        there has no section) and ``reasons.toml``: per section a ``text``, or a reason for each
+        cell under ``"<model or defense> <attack>"``
+    """
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    why = tomllib.loads((folder / "reasons.toml").read_text(encoding="utf-8"))
+    sections = [HEAD]
+    for name, (title, render) in SECTIONS.items():
+        if (file := folder / "measured" / name).exists():
+            key = name.split(".")[0]
+            notes = why.get(key, {})
+            parts = [f"## {title}\n", notes.get("text", ""), render(file, notes, config)]
+            sections.append("\n".join(filter(None, parts)))
+    return "\n".join(sections)
+
+
+def _labels(config: dict, experiment: str) -> dict[str, str]:
+    """What a reader sees for an experiment's names."""
+    found = config["experiments"][experiment]
+    entries = [found[section] for section in ("classifiers", "attacks", "defenses")]
+    return {name: e.get("label", name) for part in entries for name, e in part.items()}
+
+
+def verdict(published: float, low: float, high: float, n: int) -> str:
+    """Whether a published share agrees with a measured interval.
+
+    ``yes``: it lies inside; ``nearly``: the interval that a share of `n` images has by itself
+    (Wilson, 95 %) overlaps the measured one; ``no``; empty where nothing was published or measured.
+    """
+    if pd.isna(published) or pd.isna(low):
+        return ""
+    if low <= published <= high:
+        return "yes"
+    least, most = wilson(round(published * n), n)
+    return "nearly" if least <= high and low <= most else "no"
+
+
+def _percent(value: float) -> str:
+    return "–" if pd.isna(value) else f"{100 * value:.2f}"
+
+
+def _noise(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2g}"
+
+
+def _table(head: list[str], rows: list, left: int) -> str:
+    align = ["left" if i < left else "right" for i in range(len(head))]
+    if head[-1] == "why":
+        align[-1] = "left"
+    return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+
+
+def table2(file: Path, why: dict, config: dict) -> str:
+    """FUNN's Table 2, a line per model and attack."""
+    labels, rows = _labels(config, config["tables"]["table2"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
+        agrees = verdict(row.published_success_rate, row.low, row.high, row.n)
+        rows.append(
+            (
+                display(labels, row.model),
+                display(labels, row.attack),
+                _percent(row.published_success_rate),
+                f"{_percent(row.success_rate)} [{_percent(row.low)}, {_percent(row.high)}]",
+                _noise(row.published_noise_level),
+                _noise(row.noise_level),
+                agrees or "not published",
+                why.get(
+                    f"{row.model} {row.attack}", why.get(row.model, "") if agrees == "no" else ""
+                ),
+            )
+        )
+    head = ["model", "attack", "published, %", "measured, % [range]", "noise, published"]
+    return _table([*head, "noise, measured", "reproduced", "why"], rows, 2)
+
+
+def table1(file: Path, why: dict, config: dict) -> str:
+    """t-DIPs' Table 1, a line per classifier, defense and attack."""
+    labels, rows = _labels(config, config["tables"]["table1"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
+        agrees = verdict(row.published, row.low, row.high, row.n)
+        rows.append(
+            (
+                display(labels, row.classifier),
+                display(labels, row.defense),
+                display(labels, row.attack),
+                _percent(row.published),
+                f"{_percent(row.accuracy)} [{_percent(row.low)}, {_percent(row.high)}]",
+                row.n,
+                agrees or "not published",
+                why.get(f"{row.defense} {row.attack}", ""),
+            )
+        )
+    head = ["classifier", "defense", "attack", "published, %", "measured, % [interval]", "images"]
+    return _table([*head, "reproduced", "why"], rows, 3)
+
+
+def learning_speed(file: Path, why: dict, config: dict) -> str:
+    """Where every setting's curve has its top, and what it has learned by then."""
+    table, rows = pd.read_csv(file), []
+    for (setting, size), found in table.groupby(["setting", "size"], sort=False):
+        mean = found.groupby("iteration").mean(numeric_only=True)
+        top, nearest = mean["probability"].idxmax(), mean["psnr_clean"].idxmax()
+        last = mean.index[-1]
+        rows.append(
+            (
+                setting,
+                size,
+                top,
+                f"{mean.loc[top, 'probability']:.2f}",
+                f"{found.groupby('iteration')['right'].sum()[top]} of {found['image'].nunique()}",
+                f"{mean.loc[last, 'probability']:.2f}",
+                nearest,
+                f"{mean.loc[nearest, 'psnr_clean']:.1f}",
+                f"{mean.loc[top, 'perturbation_share']:.2f}",
+                f"{mean.loc[last, 'perturbation_share']:.2f}",
+            )
+        )
+    head = ["setting", "pixels", "best step", "true class there", "right there"]
+    head += [
+        f"true class at {last}",
+        "nearest to clean at step",
+        "dB there",
+        "perturbation learned at the best step",
+    ]
+    return _table([*head, f"at {last}"], rows, 1)
+
+
+def overview(file: Path, why: dict, config: dict) -> str:
+    """The undefended rows of the experiments beside the two papers' own, one table each."""
+    parts = []
+    for name, rows in pd.read_csv(file).groupby("experiment", sort=False):
+        if name not in why:
+            continue
+        labels = _labels(config, name)
+        lines = [
+            (
+                display(labels, row.classifier),
+                display(labels, row.defense),
+                display(labels, row.attack),
+                row.n,
+                f"{_percent(row.accuracy)} [{_percent(row.low)}, {_percent(row.high)}]",
+                _percent(row.success_rate),
+                _noise(row.noise_level),
+            )
+            for row in rows.itertuples()
+        ]
+        head = ["classifier", "defense", "attack", "images", "accuracy, % [interval]"]
+        head += ["success rate, %", "mean L2 of successes"]
+        parts.append(f"### {name}\n\n{why[name]}\n{_table(head, lines, 3)}")
+    return "\n".join(parts)
+
+
+def timing(file: Path, why: dict, config: dict) -> str:
+    """Where the time went."""
+    rows = [
+        (row.rule, row.jobs, f"{row.seconds:.0f}", f"{row.mean:.0f}", f"{row.max:.0f}")
+        for row in pd.read_csv(file).itertuples()
+    ]
+    return _table(["rule", "jobs", "seconds", "mean", "longest"], rows, 1)
+
+
+def provenance(file: Path, why: dict, config: dict) -> str:
+    """What all of it was made with."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    return (
+        f"Revision {found['revision']}, finished {found['finished']}, on {found['device']} with"
+        f" {found['cpu_cores']} cores, Python {found['python']}; {packages}. The"
+        f" configuration is in `reproduction/measured/{file.name}`.\n"
+    )
+
+
+SECTIONS = {
+    "table2.csv": ("FUNN, Table 2, on MNIST", table2),
+    "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
+    "learning_speed.csv": ("When DIP₂ learns the perturbation", learning_speed),
+    "overview.csv": ("Points that the papers leave open", overview),
+    "timing.csv": ("Where the time went", timing),
+    "provenance.json": ("Made with", provenance),
+}
