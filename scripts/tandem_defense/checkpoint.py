@@ -27,8 +27,8 @@ from tandem_defense import cache
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 60.0  # seconds between two writings
-SHARE = 0.03  # of the time may go into them: a large state is written less often
+INTERVAL = 45.0  # seconds between two writings: with the writing itself, less than a minute is lost
+SHARE = 0.05  # of the time may go into them: a large state is written less often
 
 Live = dict[str, Tensor | torch.Generator]
 
