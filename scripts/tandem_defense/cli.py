@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--iterations", type=_count, default=1000, help="λ₂, of the second network"
     )
     command.add_argument("--first-iterations", type=_count, default=100, help="λ₁, of the first")
-    command.add_argument("--feature-scale", type=_count, default=4, help="divides DIP₂'s widths")
+    command.add_argument("--feature-scale", type=_count, default=8, help="divides DIP₂'s widths")
     command.add_argument("--seed", type=int, default=0, help="of weights and input noise")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     command.add_argument("--threads", type=_count, default=2, help="CPU threads")

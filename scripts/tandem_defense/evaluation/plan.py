@@ -5,7 +5,9 @@ import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
+from tandem_defense.defenses.dip import DIP
 from tandem_defense.restoration.reference import Architecture, build, first, unet
+from tandem_defense.stages import models
 
 # Bytes beside an image's pixels in a cached adversarial set: id, label, answers, norms.
 BESIDE = 64
@@ -72,18 +74,21 @@ def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
 
 def _restoration(asked: dict, defenses: dict, images: int, side: int, measured: dict) -> dict:
     """Steps and hours of one set of images; one run of DIP₁ serves every λ₁."""
-    entry, tandem = defenses[asked["defense"]], asked["first_iterations"]
+    tandem = asked["first_iterations"]
     main = images * max(tandem, default=0)
     rest = images * max(asked["iterations"]) * max(1, len(tandem))
-    second = unet(3 if tandem else 32, entry.get("feature_scale", 4))
+    steps = {"first_steps": main, "second_steps": rest}
+    defense = models.build("defenses", defenses[asked["defense"]])
+    if not isinstance(defense, DIP):  # nothing is known of what its steps cost
+        return steps
+    second = unet(3, **defense.second) if tandem else unet(**defense.second)
     work = rest * flops(second, side)
     if main:
-        work += main * flops(first(entry.get("first_width", 1.0)), side)
-    hours = {
-        device: work / known[min(known, key=lambda n: abs(n - side))] / 3600
-        for device, known in measured.items()
+        work += main * flops(first(defense.first_width), side)
+    nearest = {
+        device: known[min(known, key=lambda n: abs(n - side))] for device, known in measured.items()
     }
-    return {"first_steps": main, "second_steps": rest, **hours}
+    return steps | {device: work / speed / 3600 for device, speed in nearest.items()}
 
 
 def markdown(table: pd.DataFrame) -> str:
