@@ -30,8 +30,8 @@ from tandem_defense.stages.models import to_tensor  # noqa: E402
 KEYS = ["setting", "size"]
 OUTPUT = HERE / "measured/learning_speed.csv"
 SETTINGS = {
-    "default": {},
-    "feature_scale 8": {"feature_scale": 8},
+    "feature_scale 8": {},  # the default
+    "feature_scale 4": {"feature_scale": 4},
     "learning_rate 3e-4": {"learning_rate": 3e-4},
     "norm none": {"norm": "none"},
     "smoothing 0.9": {"smoothing": 0.9},
@@ -41,7 +41,6 @@ SETTINGS = {
     "learning_rate 1e-4": {"learning_rate": 1e-4},
     "smoothing 0": {"smoothing": 0.0},
     "norm none, learning_rate 3e-3": {"norm": "none", "learning_rate": 3e-3},
-    "feature_scale 8, learning_rate 3e-4": {"feature_scale": 8, "learning_rate": 3e-4},
 }
 
 

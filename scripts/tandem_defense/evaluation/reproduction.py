@@ -33,8 +33,9 @@ def page(folder: Path) -> str:
         if (file := folder / "measured" / name).exists():
             key = name.split(".")[0]
             notes = why.get(key, {})
-            parts = [f"## {title}\n", notes.get("text", ""), render(file, notes, config)]
-            sections.append("\n".join(filter(None, parts)))
+            if body := render(file, notes, config):
+                parts = [f"## {title}", notes.get("text", "").strip(), body]
+                sections.append("\n\n".join(filter(None, parts)))
     return "\n".join(sections)
 
 
@@ -93,7 +94,7 @@ def table2(file: Path, why: dict, config: dict) -> str:
                 ),
             )
         )
-    head = ["model", "attack", "published, %", "measured, % [range]", "noise, published"]
+    head = ["model", "attack", "published, %", "measured, % [interval]", "noise, published"]
     return _table([*head, "noise, measured", "reproduced", "why"], rows, 2)
 
 
@@ -132,7 +133,7 @@ def learning_speed(file: Path, why: dict, config: dict) -> str:
                 top,
                 f"{mean.loc[top, 'probability']:.2f}",
                 f"{found.groupby('iteration')['right'].sum()[top]} of {found['image'].nunique()}",
-                f"{mean.loc[last, 'probability']:.2f}",
+                f"{mean.loc[last, 'probability']:.2f} ({last})",
                 nearest,
                 f"{mean.loc[nearest, 'psnr_clean']:.1f}",
                 f"{mean.loc[top, 'perturbation_share']:.2f}",
@@ -141,12 +142,12 @@ def learning_speed(file: Path, why: dict, config: dict) -> str:
         )
     head = ["setting", "pixels", "best step", "true class there", "right there"]
     head += [
-        f"true class at {last}",
+        "true class at the end",
         "nearest to clean at step",
         "dB there",
         "perturbation learned at the best step",
     ]
-    return _table([*head, f"at {last}"], rows, 1)
+    return _table([*head, "at the end"], rows, 1)
 
 
 def autoencoder_training(file: Path, why: dict, config: dict) -> str:
