@@ -75,8 +75,8 @@ def checkpoint_files(section):
     names = checkpoint_names(section)
 
     def files(wildcards):
-        own = entry(section, wildcards)["weights"]
-        return [n if n == own else f"results/downloads/{n}" for n in names(wildcards)]
+        own = configuration.own_weights(entry(section, wildcards))
+        return [name if own else f"results/downloads/{name}" for name in names(wildcards)]
 
     return files
 

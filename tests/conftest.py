@@ -31,3 +31,10 @@ def config(root) -> dict:
     from tandem_defense.configuration import with_fractions
 
     return with_fractions(yaml.safe_load((root / "demo/config.yaml").read_text()))
+
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """A job flushes denormal numbers in its whole process, which here outlives it."""
+    yield
+    torch.set_flush_denormal(False)

@@ -64,6 +64,11 @@ def entry_settings(entry: dict) -> dict:
     return {key: value for key, value in entry.items() if key not in DESCRIPTIVE}
 
 
+def own_weights(entry: dict) -> bool:
+    """Whether the weights that `entry` asks for are a file of the user's own."""
+    return entry["weights"].endswith(OWN_WEIGHTS)
+
+
 def checkpoint(section: str, entry: dict) -> list[str]:
     """The files whose weights `entry` asks for; none if it is trained.
 
@@ -71,7 +76,7 @@ def checkpoint(section: str, entry: dict) -> list[str]:
     """
     if entry.get("weights") is None:
         return []
-    if entry["weights"].endswith(OWN_WEIGHTS):
+    if own_weights(entry):
         return [entry["weights"]]
     patterns = settings.constant(target(section, entry), "CHECKPOINT")
     return [pattern.format(**entry) for pattern in patterns]
@@ -82,7 +87,7 @@ def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
         for section in ("classifiers", "defenses"):
             for key, entry in experiment[section].items():
                 for file in checkpoint(section, entry):
-                    if file not in downloads and file != entry["weights"]:
+                    if file not in downloads and not own_weights(entry):
                         yield (
                             f"experiments.{name}.{section}.{key}.weights: found"
                             f" {entry['weights']!r}, but resources/downloads.toml has no"

@@ -1,6 +1,7 @@
 """Turning checkpoints, released or the user's own, into weights of ours."""
 
 from tandem_defense import cache
+from tandem_defense.configuration import own_weights
 from tandem_defense.stages import download, models
 
 
@@ -17,7 +18,7 @@ def checkpoint(
     """
     entries = download.read_manifest(manifest)
     for name, path in files.items():
-        if name == entry["weights"]:
+        if own_weights(entry):
             continue
         try:
             download.check(path, entries[name])
