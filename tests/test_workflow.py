@@ -185,7 +185,8 @@ def test_attacked_images_go_after_use_where_asked(run, tmp_path):
     folder = copy / "demo/results/adversarial/funn/0/funn"
     lost = copy / "demo/results/predictions/funn/0/funn/feed_forward"
     shutil.rmtree(folder / "single_pixel")
-    for file in (*lost.iterdir(), copy / "demo/results/predictions/funn.parquet"):
+    made = [copy / "demo/results" / n for n in ("predictions/funn.parquet", "tables/table2.csv")]
+    for file in (*lost.iterdir(), *made):
         file.unlink()
     done = snakemake(copy, "table2", "--cores", "2", "--rerun-triggers", "mtime")
     assert done.returncode == 0, done.stdout + done.stderr
