@@ -14,8 +14,8 @@ from tandem_defense.evaluation.tables import display
 HEAD = """# What reproduces, and what does not
 
 Made by `snakemake reproduction` from the files in `reproduction/measured/`, which
-`reproduction/config.yaml` and `reproduction/learning_speed.py` made. Only the explanations are
-typed by hand, in `reproduction/reasons.toml`.
+`reproduction/config.yaml` (gathered by `reproduction/collect.py`) and the other scripts there made.
+The explanations are typed by hand, in `reproduction/reasons.toml`.
 """
 
 
