@@ -54,3 +54,54 @@ def test_a_cell_tells_published_measured_and_why(root, tmp_path):
     assert cells["FGSM ε = 0.005"] == [*measured, "no", "A larger step."]
     assert cells["SinglePixel"] == [*measured, "no", "Another net."]
     assert cells["Iterative ε = 0.005"][4:] == ["yes", ""]
+
+
+@pytest.fixture
+def folder(root, tmp_path):
+    """A reproduction folder with the real configuration and nothing measured."""
+    (tmp_path / "measured").mkdir()
+    shutil.copy(root / "reproduction/config.yaml", tmp_path)
+    (tmp_path / "reasons.toml").write_text('[overview]\nphoto_inputs = "Which input."\n')
+    return tmp_path
+
+
+def test_claims_tell_print_and_here(folder):
+    (folder / "measured/claims.csv").write_text(
+        "numbers,claim,holds,evidence\n"
+        "published,t-DIPs beats HGD,True,\n"
+        "published,accuracy falls,,nothing to judge by\n"
+        "measured,t-DIPs beats HGD,False,FGSM: 50.0% against 62.5%\n"
+        "measured,accuracy falls,True,\n"
+    )
+    lines = [line for line in reproduction.page(folder).splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert cells == [
+        ["t-DIPs beats HGD", "yes", "no", "FGSM: 50.0% against 62.5%"],
+        ["accuracy falls", "–", "yes", ""],
+    ]
+
+
+def test_pictures_are_linked_from_the_page(folder):
+    (folder / "measured/figure3.png").write_bytes(b"")
+    assert "![figure3](../reproduction/measured/figure3.png)" in reproduction.page(folder)
+
+
+def test_other_readings_of_an_attack_are_medians_over_seeds(folder):
+    row = {"classifier": "funn", "output": "logits", "attack": "DeepFool", "n": 200}
+    rates = [(1, 0.5, 0.2), (2, 0.7, 0.1), (3, 0.6, 0.4)]
+    rows = [row | {"seed": s, "success_rate": r, "noise_level": n} for s, r, n in rates]
+    pd.DataFrame(rows).to_csv(folder / "measured/attack_semantics.csv", index=False)
+    line = next(x for x in reproduction.page(folder).splitlines() if x.startswith("| FUNN"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["FUNN", "logits", "DeepFool", "60.00 [50.00, 70.00]", "0.2", "3"]
+
+
+def test_an_experiment_beside_the_tables_shows_where_it_is_explained(folder):
+    row = {"dataset": "nips2017", "classifier": "direct", "defense": "none", "attack": "clean"}
+    row |= {"n": 200, "accuracy": 0.83, "low": 0.77, "high": 0.88}
+    row |= {"success_rate": float("nan"), "noise_level": float("nan")}
+    rows = [row | {"experiment": name} for name in ("photo_inputs", "presets")]
+    pd.DataFrame(rows).to_csv(folder / "measured/overview.csv", index=False)
+    text = reproduction.page(folder)
+    assert "### photo_inputs" in text and "Which input." in text and "### presets" not in text
+    assert "83.00 [77.00, 88.00]" in text
