@@ -233,7 +233,8 @@ def restored_sets(name):
     (wildcards of the rule that does it, pattern of its output)
     """
     found = EXPERIMENTS[name]
-    for seed, defense in product(found["seeds"], RESTORATIONS & set(found["defenses"])):
+    restorations = [defense for defense in found["defenses"] if defense in RESTORATIONS]
+    for seed, defense in product(found["seeds"], restorations):
         values = {"experiment": name, "seed": seed, "defense": defense}
         cards = SimpleNamespace(**values)
         if any(asks(spec, cards, "clean", None) for spec in ARTIFACTS.values()):

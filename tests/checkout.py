@@ -11,7 +11,7 @@ PARTS = ("rules", "schemas", "scripts", "resources", "report", "envs", "profiles
 
 def copy_workflow(root: Path, destination: Path) -> Path:
     """Everything Snakemake needs, without results."""
-    (destination / "benchmarks").mkdir()
+    (destination / "benchmarks").mkdir(parents=True)
     for name in ("Snakefile", "config.yaml", "benchmarks/restoration.csv"):
         shutil.copy(root / name, destination / name)
     ignore = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "__pycache__")

@@ -175,6 +175,15 @@ def test_the_plan_counts_what_was_run(run):
     assert jobs[-1] == sum(jobs[:-1])
 
 
+def test_the_committed_plan_is_that_of_the_shipped_configuration(root, tmp_path):
+    checkout = copy_workflow(root, tmp_path / "checkout")
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "plan"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = (checkout / "results/tables/plan.md").read_text()
+    assert found == (root / "docs/plan.md").read_text(), "copy it to docs/plan.md"
+
+
 def test_attacked_images_go_after_use_where_asked(run, tmp_path):
     """A copy of the finished run, without one attack's files: they come and go again."""
     checkout, _ = run

@@ -49,22 +49,23 @@ def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
     rows, measured = [], speeds(benchmark)
     for name, found in experiments.items():
         images, chunks = found["images"], found["chunks"]
-        models = len(found["seeds"]) * len(found["classifiers"])
-        sets = models * len(found["attacks"])
+        classifiers = len(found["seeds"]) * len(found["classifiers"])
+        sets = classifiers * len(found["attacks"])
         shape = found["shape"]
         side = found["dataset"].get("size", shape[-1])
         pixels = shape[0] * side**2
         size = sets * images * (4 * pixels + BESIDE) / 1e9
-        rows += [
-            {"work": "train or convert", "jobs": models + found["trained"]},
+        work = [
+            {"work": "train or convert", "jobs": classifiers + found["trained"]},
             {"work": "attack", "jobs": sets * chunks, "gigabytes": size},
-            {"work": "evaluate", "jobs": models * chunks},
+            {"work": "evaluate", "jobs": classifiers * chunks},
         ]
-        for asked in found["restored"]:
-            rows.append({"work": asked["defense"], "jobs": chunks})
-            rows[-1] |= _restoration(asked, found["defenses"], images, max(64, side), measured)
-        for row in rows:
-            row.setdefault("experiment", name)
+        work += [
+            {"work": asked["defense"], "jobs": chunks}
+            | _restoration(asked, found["defenses"], images, max(64, side), measured)
+            for asked in found["restored"]
+        ]
+        rows += [{"experiment": name} | row for row in work]
     columns = [*COLUMNS, *measured]
     table = pd.DataFrame(rows, columns=columns).fillna({column: 0 for column in columns[2:]})
     table = table.groupby(["experiment", "work"], sort=False).sum().reset_index()
