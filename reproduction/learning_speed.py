@@ -24,6 +24,7 @@ from tandem_defense.attacks.iterative import BIM  # noqa: E402
 from tandem_defense.classifiers.torchvision import Torchvision  # noqa: E402
 from tandem_defense.datasets.nips2017 import NIPS2017  # noqa: E402
 from tandem_defense.defenses.dip import DIP, TandemDIP  # noqa: E402
+from tandem_defense.restoration import reference  # noqa: E402
 from tandem_defense.seeds import derive_seed  # noqa: E402
 from tandem_defense.stages.models import to_tensor  # noqa: E402
 
@@ -41,7 +42,15 @@ SETTINGS = {
     "learning_rate 1e-4": {"learning_rate": 1e-4},
     "smoothing 0": {"smoothing": 0.0},
     "norm none, learning_rate 3e-3": {"norm": "none", "learning_rate": 3e-3},
+    "output linear": {"engine": "reference"},
 }
+
+
+class Linear(reference.UNet):
+    """DIP₂ with its output as it is, not through a sigmoid; no setting of the defenses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.logit(super().forward(x), eps=1e-6)
 
 
 def attacked(net: Torchvision, count: int, size: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
@@ -104,10 +113,12 @@ def main() -> None:
         if (setting, options.size) in set(table[KEYS].itertuples(index=False, name=None)):
             continue
         kind = DIP if setting == "DIP alone" else TandemDIP
+        reference.UNet = Linear if setting == "output linear" else Linear.__base__
         parts = []
         for found in kind(**SETTINGS[setting]).trace(images, names, readouts):
             some = found.positions
-            rows = measure(net, clean[some], images[some], labels[some], found.images)
+            restored = found.images.clamp(0, 1)
+            rows = measure(net, clean[some], images[some], labels[some], restored)
             rows.insert(0, "image", [names[i] for i in some])
             rows.insert(0, "iteration", found.iteration)
             parts.append(rows.assign(size=options.size))
