@@ -1,9 +1,9 @@
 """Does another reading of "DeepFool" or "FGSM" explain Table 2? Its classifiers, attacked anew.
 
-python reproduction/attack_semantics.py [FOLDER] [--images 200] [--threads 1]
+python reproduction/attack_semantics.py [FOLDER] [--seeds 0 1] [--images 200] [--threads 1]
     FOLDER: where reproduction/config.yaml ran, reproduction/ itself without it
 
-What the attack sees of the classifier, and how it steps, for the trained classifiers of every seed.
+What the attack sees of the classifier, and how it steps, for the classifiers of these seeds.
 Writes measured/attack_semantics.csv and continues where it was stopped.
 """
 
@@ -37,15 +37,16 @@ OUTPUTS = {
 
 
 class DeepFool1(Attack):
-    """DeepFool (L2) as Foolbox 1 and 2 stepped: x ← clip(x + 1.05 |f_k̂| w_k̂ / ‖w_k̂‖₂²).
+    """DeepFool as Foolbox 1 and 2 stepped: x ← clip(x + 1.05 r), r the way to the nearest boundary.
 
-    The overshoot is applied per step instead of to the accumulated perturbation, nothing is added
-    to a step, and the image is clipped after each.
+    L2: r = |f_k̂| w_k̂ / ‖w_k̂‖₂²; L∞: r = |f_k̂| sign w_k̂ / ‖w_k̂‖₁. The overshoot is applied per step
+    and not to the accumulated perturbation, nothing is added to a step, and what the clip takes
+    away is lost: an image can stall on the boundary.
     """
 
-    def __init__(self, *, steps: int):
+    def __init__(self, *, steps: int, norm: float = 2):
         super().__init__()
-        self.steps = steps
+        self.steps, self.norm = steps, norm
 
     def run(self, model, images: Tensor, labels: Tensor, seeds) -> Tensor:
         x = images.clone()
@@ -58,20 +59,26 @@ class DeepFool1(Attack):
 
     def step(self, model, images: Tensor, labels: Tensor) -> Tensor:
         x = images.detach().requires_grad_()
-        f = model(x) - model(x).gather(1, labels[:, None])  # (B, K)
+        logits = model(x)
+        f = logits - logits.gather(1, labels[:, None])  # (B, K)
         w = torch.stack([torch.autograd.grad(k.sum(), x, retain_graph=True)[0] for k in f.T], 1)
-        norms = w.flatten(2).norm(dim=2) + 1e-8
-        distance = (f.abs() / norms).scatter(1, labels[:, None], torch.inf)
-        nearest = distance.argmin(1)
-        rows = torch.arange(len(x))
-        length = f.abs()[rows, nearest] / norms[rows, nearest].square()
-        return (images + 1.05 * each(length) * w[rows, nearest]).clamp(0, 1).detach()
+        dual = w.flatten(2).norm(dim=2, p=2 if self.norm == 2 else 1) + 1e-8
+        distance = (f.abs() / dual).scatter(1, labels[:, None], torch.inf)
+        least, nearest = distance.min(1)
+        chosen = w[torch.arange(len(x)), nearest]
+        way = chosen / each(chosen.flatten(1).norm(dim=1) + 1e-8)
+        way = way if self.norm == 2 else chosen.sign()
+        return (images + 1.05 * each(least) * way).clamp(0, 1).detach()
 
 
 ATTACKS = {
     "DeepFool L2, 50 steps": DeepFoolL2(steps=50),
-    "DeepFool L2, 50 steps, Foolbox 1": DeepFool1(steps=50),
     "DeepFool L∞, 50 steps": DeepFoolLinf(steps=50),
+    "DeepFool L2, 50 steps, Foolbox 1": DeepFool1(steps=50),
+    "DeepFool L2, 200 steps, Foolbox 1": DeepFool1(steps=200),
+    "DeepFool L2, 1000 steps, Foolbox 1": DeepFool1(steps=1000),
+    "DeepFool L∞, 50 steps, Foolbox 1": DeepFool1(steps=50, norm=torch.inf),
+    "DeepFool L∞, 200 steps, Foolbox 1": DeepFool1(steps=200, norm=torch.inf),
     "FGSM ε = 0.005, minimal": FGSM(semantics="minimal", epsilon=0.005),
     "FGSM ε = 0.005, fixed": FGSM(semantics="fixed", epsilon=0.005),
 }
@@ -90,22 +97,23 @@ class Seen(nn.Module):
 
 def main() -> None:
     """Attack what is not in the CSV yet; a classifier that is not trained is left out."""
+    config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
+    experiment = config["experiments"]["funn"]
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path, default=HERE)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="*", default=experiment["seeds"])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     where = device.prepare(options.threads)
     results = options.folder / "results"
-    config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
-    experiment = config["experiments"]["funn"]
     data = cache.read_images(str(results / "images/funn/test.safetensors"))
     x = models.to_tensor(data.images[: options.images]).to(where)
     y = torch.from_numpy(data.labels[: options.images]).to(where)
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     done = set(table[KEYS].itertuples(index=False, name=None))
     rows = table.to_dict("records")
-    for seed in experiment["seeds"]:
+    for seed in options.seeds:
         for name, entry in experiment["classifiers"].items():
             weights = results / f"classifiers/funn/{seed}/{name}.safetensors"
             if not weights.exists():

@@ -19,7 +19,10 @@ def test_the_committed_page_is_made_of_the_committed_measurements(root):
         (0.4, 0.4, 0.6, "yes"),
         (0.38, 0.4, 0.6, "nearly"),  # 380 of 1000 is [35.0, 41.0] %
         (0.2, 0.4, 0.6, "no"),
-        (0.0, 0.003, 0.6, "nearly"),  # 0 of 1000 is [0, 0.4] %
+        (0.0, 0.003, 0.2, "nearly"),  # 0 of 1000 is [0, 0.4] %
+        (0.0, 0.005, 0.2, "no"),
+        (0.5, 0.3, 0.6, "undecided"),
+        (0.0, 0.003, 0.6, "undecided"),
         (0.0, 0.005, 0.6, "no"),
         (float("nan"), 0.4, 0.6, ""),
         (0.5, float("nan"), float("nan"), ""),

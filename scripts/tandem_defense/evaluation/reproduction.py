@@ -11,6 +11,7 @@ from tabulate import tabulate
 from tandem_defense.evaluation.statistics import wilson
 from tandem_defense.evaluation.tables import display
 
+WIDE = 0.25  # of an interval that decides nothing
 KEYS_OF_SEMANTICS = ["classifier", "output", "attack"]
 HEAD = """# What reproduces, and what does not
 
@@ -50,15 +51,18 @@ def _labels(config: dict, experiment: str) -> dict[str, str]:
 def verdict(published: float, low: float, high: float, n: int) -> str:
     """Whether a published share agrees with a measured interval.
 
+    ``undecided``: it does, but the interval is wider than ``WIDE``, where nearly anything would;
     ``yes``: it lies inside; ``nearly``: the interval that a share of `n` images has by itself
     (Wilson, 95 %) overlaps the measured one; ``no``; empty where nothing was published or measured.
     """
     if pd.isna(published) or pd.isna(low):
         return ""
-    if low <= published <= high:
-        return "yes"
     least, most = wilson(round(published * n), n)
-    return "nearly" if least <= high and low <= most else "no"
+    if most < low or high < least:
+        return "no"
+    if high - low > WIDE:
+        return "undecided"
+    return "yes" if low <= published <= high else "nearly"
 
 
 def _percent(value: float) -> str:
@@ -115,7 +119,7 @@ def table1(file: Path, why: dict, config: dict) -> str:
                 agrees or "not published",
                 why.get(
                     f"{row.defense} {row.attack}",
-                    why.get(row.defense, "") if agrees == "no" else "",
+                    why.get(row.defense, "") if agrees not in ("", "yes") else "",
                 ),
             )
         )
