@@ -71,7 +71,7 @@ def folder(root, tmp_path):
 def test_claims_tell_print_and_here(folder):
     (folder / "measured/claims.csv").write_text(
         "numbers,claim,holds,evidence\n"
-        "published,t-DIPs beats HGD,True,\n"
+        "published,tdips beats hgd,True,\n"
         "published,accuracy falls,,nothing to judge by\n"
         "measured,t-DIPs beats HGD,False,FGSM: 50.0% against 62.5%\n"
         "measured,accuracy falls,True,\n"
