@@ -23,7 +23,7 @@ rule curve:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        code=code_of("curve.py"),
+        code=code("curve.py"),
         spec=lambda w: figure_spec(w.figure),
         labels=lambda w: labels(config["figures"][w.figure]["experiment"]),
     script:
@@ -108,7 +108,7 @@ rule funn_figure2:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        code=code_of("funn_figure2.py"),
+        code=code("funn_figure2.py"),
         spec=FUNN2,
         labels=labels(FUNN2["experiment"]),
     script:
@@ -161,7 +161,7 @@ rule provenance:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        code=code_of("provenance.py"),
+        code=code("provenance.py"),
         config=config,
         root=str(ROOT),
     script:
@@ -195,6 +195,6 @@ rule timing:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        code=code_of("timing.py"),
+        code=code("timing.py"),
     script:
         "../scripts/timing.py"

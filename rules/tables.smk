@@ -23,7 +23,7 @@ rule table1:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code_of("table1.py"),
+        code=code("table1.py"),
         spec=table1_spec(),
         labels=labels(config["tables"]["table1"]["experiment"]),
     script:
@@ -54,7 +54,7 @@ rule table2:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code_of("table2.py"),
+        code=code("table2.py"),
         spec=table2_spec(),
         labels=labels(config["tables"]["table2"]["experiment"]),
     script:
@@ -84,7 +84,7 @@ rule claims:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        code=code_of("claims.py"),
+        code=code("claims.py"),
         spec=config["tables"]["table1"],
         labels=labels(config["tables"]["table1"]["experiment"]),
     script:
@@ -112,7 +112,7 @@ rule overview:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code_of("overview.py"),
+        code=code("overview.py"),
         experiments=list(EXPERIMENTS),
     script:
         "../scripts/overview.py"
@@ -145,7 +145,7 @@ rule plan:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        code=code_of("plan.py"),
+        code=code("plan.py"),
         experiments=planned(),
     script:
         "../scripts/plan.py"
@@ -169,6 +169,6 @@ rule reproduction:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        code=code_of("reproduction.py"),
+        code=code("reproduction.py"),
     script:
         "../scripts/reproduction.py"
