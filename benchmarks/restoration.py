@@ -33,7 +33,7 @@ from torch import nn  # noqa: E402
 
 from tandem_defense.datasets.photos import Photos  # noqa: E402
 from tandem_defense.restoration import engine, reference  # noqa: E402
-from tandem_defense.restoration.reference import Task, unet  # noqa: E402
+from tandem_defense.restoration.reference import Task, dip2  # noqa: E402
 
 STEPS = 10  # after which results are compared
 SETTINGS = {"learning_rate": 1e-3, "smoothing": 0.99}
@@ -94,7 +94,7 @@ def flops(size: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = reference.build(unet(3))
+        network = reference.build(dip2(3, 4))
         network(torch.empty(1, 3, size, size)).mean().backward()
     return counter.get_total_flops()
 
@@ -106,7 +106,7 @@ def traffic(size: int) -> int:
     read forward and backward, gradients written and read, weights and moments read and written),
     and every layer's output, written and read forward, and its gradient likewise.
     """
-    network, outputs = reference.build(unet(3)).to("meta"), 0
+    network, outputs = reference.build(dip2(3, 4)).to("meta"), 0
 
     def count(module, inputs, output):
         nonlocal outputs
@@ -195,7 +195,7 @@ def tasks(size: int, n: int, device: torch.device) -> list[Task]:
 def fitted(fit, work: list[Task], steps: int, **settings) -> torch.Tensor:
     """Images (n, 3, H, W) after some steps."""
     result = torch.empty(len(work), *work[0].target.shape)
-    for read in fit(unet(3), work, readouts=[steps], **SETTINGS, **settings):
+    for read in fit(dip2(3, 4), work, readouts=[steps], **SETTINGS, **settings):
         result[list(read.positions)] = read.output.float().cpu()
     return result
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tandem_defense import checkpoint
 from tandem_defense.defenses.base import Defense
 from tandem_defense.restoration.engine import fit
-from tandem_defense.restoration.reference import ReadOut, Task, first, unet
+from tandem_defense.restoration.reference import Z_CHANNELS, ReadOut, Task, dip1, dip2
 from tandem_defense.restoration.stopping import EarlyStopping
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Literal, Positive, Sizes
@@ -44,7 +44,9 @@ class DIP(Defense):
     learning_rate : Adam's
     smoothing : weight of the past in the average over the outputs, which is the result; 0: none
     feature_scale : widths 64 … 1024 of the U-Net are divided by this
-    norm : ``instance`` or ``none`` (docs/choices.md)
+    norm : after the convolutions of the U-Net's way down: ``instance`` normalization, ``affine``,
+        the same with a learned scale and shift per channel, or ``none`` (docs/choices.md)
+    initial_weights : ``torch``: PyTorch's default, uniform ±1/√fan_in; ``he``: uniform ±√(6/fan_in)
     stop_window : with `stop_patience`, stop an image whose outputs were steadiest (smallest
         variance over so many steps) that many steps ago, and take its average from then; null:
         never, as in the paper
@@ -70,7 +72,8 @@ class DIP(Defense):
         learning_rate: Positive = 1e-3,
         smoothing: Fraction = 0.99,
         feature_scale: Count = 8,
-        norm: Literal["instance", "none"] = "instance",
+        norm: Literal["instance", "affine", "none"] = "instance",
+        initial_weights: Literal["torch", "he"] = "torch",
         stop_window: Count | None = None,
         stop_patience: Count = 100,
         precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
@@ -80,7 +83,11 @@ class DIP(Defense):
     ):
         super().__init__()
         self.iterations, self.seed = iterations, seed
-        self.second = {"feature_scale": feature_scale, "norm": norm}
+        self.second = {
+            "feature_scale": feature_scale,
+            "norm": norm,
+            "initial_weights": initial_weights,
+        }
         self.fitting = {
             "learning_rate": learning_rate,
             "smoothing": smoothing,
@@ -127,7 +134,7 @@ class DIP(Defense):
             Task(target, derive_seed(self.seed, name, "dip"))
             for target, name in zip(targets, names, strict=True)
         ]
-        for found in self._fit(unet(**self.second), tasks, readouts, self.stop):
+        for found in self._fit(dip2(Z_CHANNELS, **self.second), tasks, readouts, self.stop):
             yield Restored(list(found.positions), 0, found.iteration, found.average, found.stopped)
 
     def _fit(self, architecture, tasks, readouts, stop=None) -> Iterator[ReadOut]:
@@ -149,6 +156,8 @@ class TandemDIP(DIP):
 
     first_iterations : λ₁; several are tried side by side, and the first of them is the result
     first_width : DIP₁'s widths are multiplied by this
+    first_norm : after DIP₁'s convolutions, as `norm` is after DIP₂'s; without one DIP₁ is still a
+        flat image after 100 steps (docs/choices.md)
 
     The other settings are DIP's; `iterations` is λ₂, and early stopping is DIP₂'s.
     """
@@ -158,11 +167,13 @@ class TandemDIP(DIP):
         *,
         first_iterations: Sizes = (100,),
         first_width: Positive = 1.0,
+        first_norm: Literal["affine", "instance", "none"] = "affine",
         iterations: Count = 1000,
         learning_rate: Positive = 1e-3,
         smoothing: Fraction = 0.99,
         feature_scale: Count = 8,
-        norm: Literal["instance", "none"] = "instance",
+        norm: Literal["instance", "affine", "none"] = "instance",
+        initial_weights: Literal["torch", "he"] = "torch",
         stop_window: Count | None = None,
         stop_patience: Count = 100,
         precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
@@ -176,6 +187,7 @@ class TandemDIP(DIP):
             smoothing=smoothing,
             feature_scale=feature_scale,
             norm=norm,
+            initial_weights=initial_weights,
             stop_window=stop_window,
             stop_patience=stop_patience,
             precision=precision,
@@ -183,7 +195,8 @@ class TandemDIP(DIP):
             batch=batch,
             seed=seed,
         )
-        self.first_iterations, self.first_width = tuple(first_iterations), first_width
+        self.first_iterations = tuple(first_iterations)
+        self.first = {"width": first_width, "norm": first_norm, "initial_weights": initial_weights}
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images for λ₁ = first_iterations[0]; see :meth:`DIP.forward`."""
@@ -210,14 +223,14 @@ class TandemDIP(DIP):
         exact = torch.float64 if self.fitting["precision"] == "float64" else torch.float32
         starts = torch.zeros(len(lengths), *targets.shape, dtype=exact, device=targets.device)
         checkpoint.part("starts", {"images": starts})
-        for main in self._fit(first(self.first_width), tasks, lengths):
+        for main in self._fit(dip1(**self.first), tasks, lengths):
             starts[lengths.index(main.iteration), list(main.positions)] = main.output
         points = [(steps, position) for steps in lengths for position in range(len(names))]
         tasks = [
             Task(targets[position], derive_seed(self.seed, names[position], "dip2"), start)
             for (_, position), start in zip(points, starts.flatten(0, 1), strict=True)
         ]
-        for found in self._fit(unet(3, **self.second), tasks, readouts, self.stop):
+        for found in self._fit(dip2(3, **self.second), tasks, readouts, self.stop):
             # Lanes may hold images of several λ₁.
             for steps in sorted({points[i][0] for i in found.positions}):
                 some = [k for k, i in enumerate(found.positions) if points[i][0] == steps]

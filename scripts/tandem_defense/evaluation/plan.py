@@ -6,7 +6,7 @@ from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 from tandem_defense.defenses.dip import DIP
-from tandem_defense.restoration.reference import Architecture, build, first, unet
+from tandem_defense.restoration.reference import Z_CHANNELS, Architecture, build, dip1, dip2
 from tandem_defense.stages import models
 
 # Bytes beside an image's pixels in a cached adversarial set: id, label, answers, norms.
@@ -31,7 +31,7 @@ def speeds(benchmark: pd.DataFrame) -> dict[str, dict[int, float]]:
     for (device, side), fastest in (
         rows.groupby(["device", "size"])["image_steps_per_second"].max().items()
     ):
-        found.setdefault(device, {})[side] = fastest * flops(unet(3), side)
+        found.setdefault(device, {})[side] = fastest * flops(dip2(3, 4), side)
     return found
 
 
@@ -82,10 +82,10 @@ def _restoration(asked: dict, defenses: dict, images: int, side: int, measured: 
     defense = models.build("defenses", defenses[asked["defense"]])
     if not isinstance(defense, DIP):  # nothing is known of what its steps cost
         return steps
-    second = unet(3, **defense.second) if tandem else unet(**defense.second)
+    second = dip2(3 if tandem else Z_CHANNELS, **defense.second)
     work = rest * flops(second, side)
     if main:
-        work += main * flops(first(defense.first_width), side)
+        work += main * flops(dip1(**defense.first), side)
     nearest = {
         device: known[min(known, key=lambda n: abs(n - side))] for device, known in measured.items()
     }

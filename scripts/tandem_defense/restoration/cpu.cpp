@@ -378,18 +378,25 @@ template <class T> struct Filter : Layer<T> {
     }
 };
 
+enum Norm { NONE, INSTANCE, AFFINE };  // affine: with a learned scale and shift per channel
+
 // A convolution of one map or two side by side, with bias or normalization.
 template <class T> struct Conv : Filter<T> {
     using Filter<T>::to, Filter<T>::window, Filter<T>::weights, Filter<T>::bias;
     using Filter<T>::taps, Filter<T>::at_once;
     std::vector<Map<T>*> from;
-    bool norm, winograd;
+    Norm norm;
+    bool winograd;
     int real_in, real_out, ci, co;
     std::vector<T> inverse;  // 1 / standard deviation, where normalized
+    Weights<T> scale, shift;
+    Array<T> standard;  // the normalized values before scale and shift, which may be 0
 
-    Conv(std::vector<Map<T>*> from, Map<T>& to, int in, int out, int kernel, int stride, bool norm)
+    Conv(std::vector<Map<T>*> from, Map<T>& to, int in, int out, int kernel, int stride, Norm norm)
         : Filter<T>(to, {kernel, stride, to.w}, channels(from) * to.c), from(from), norm(norm),
-          real_in(in), real_out(out), ci(int(channels(from))), co(to.c), inverse(to.c) {
+          real_in(in), real_out(out), ci(int(channels(from))), co(to.c), inverse(to.c),
+          scale(norm == AFFINE ? co : 0), shift(norm == AFFINE ? co : 0) {
+        if (norm == AFFINE) standard = Array<T>(to.value.size);
         tiles_y = (to.h + 3) / 4, tiles_x = (to.w + 3) / 4;
         winograd = kernel == 3 && stride == 1 && ci % V<T> == 0 && tiles_y * tiles_x >= 64;
     }
@@ -410,6 +417,14 @@ template <class T> struct Conv : Filter<T> {
                     f(weights, row - weights.value + o - column);
                 }
         for (int o = 0; o < real_out; o++) f(bias, o);
+        if (norm != AFFINE) return;
+        for (int o = 0; o < real_out; o++) f(scale, o);
+        for (int o = 0; o < real_out; o++) f(shift, o);
+    }
+    void reset() override {
+        Filter<T>::reset();
+        scale.reset();
+        shift.reset();
     }
     Matrix<T> matrix() { return {weights.value, 0, long(taps) * ci}; }
 
@@ -749,7 +764,7 @@ template <class T> struct Conv : Filter<T> {
 
     void forward(Scratch<T>& s) override {
         winograd ? forward_winograd(s) : forward_gathered(s);
-        if (!norm) return;
+        if (norm == NONE) return;
         // Per channel: (y - mean) / standard deviation, in place.
         std::vector<double> mean(co), square(co), unused(co);
         T* v = to.value;
@@ -761,39 +776,49 @@ template <class T> struct Conv : Filter<T> {
             a += d * d;
         });
         for (int c = 0; c < co; c++) inverse[c] = T(1 / std::sqrt(square[c] / to.pixels() + 1e-5));
-        each(to, [&](long i, int c) {
-            store(v + i, (load(v + i) - load(center.data() + c)) * load(inverse.data() + c));
-        });
+        if (norm == INSTANCE)
+            each(to, [&](long i, int c) {
+                store(v + i, (load(v + i) - load(center.data() + c)) * load(inverse.data() + c));
+            });
+        else
+            each(to, [&](long i, int c) {
+                Vec<T> x = (load(v + i) - load(center.data() + c)) * load(inverse.data() + c);
+                store(standard + i, x);
+                store(v + i, x * load(scale.value + c) + load(shift.value + c));
+            });
     }
 
     void backward(Scratch<T>& s, const Hyper& hyper) override {
-        T *v = to.value, *g = to.gradient;
+        T *v = to.value, *g = to.gradient, *normal = norm == AFFINE ? standard + 0 : v;
         std::vector<double> first(co), second(co);
         sums(to, first.data(), second.data(), [&](long i, int, Vec<T>& a, Vec<T>& b) {
-            Vec<T> x = load(v + i), d = load(g + i);
+            Vec<T> d = load(g + i);
             if (to.relu) {
-                d = x > Vec<T>{} ? d : Vec<T>{};
+                d = load(v + i) > Vec<T>{} ? d : Vec<T>{};
                 store(g + i, d);
             }
             a += d;
-            b += d * x;
+            b += d * load(normal + i);
         });
-        if (norm) {
-            std::vector<T> a(co), b(co);
+        std::vector<T> shifts(first.begin(), first.end()), scales(second.begin(), second.end());
+        if (norm != NONE) {
+            std::vector<T> a(co), b(co), factor(inverse);
             for (int c = 0; c < co; c++) {
                 a[c] = T(first[c] / to.pixels());
                 b[c] = T(second[c] / to.pixels());
+                if (norm == AFFINE) factor[c] *= scale.value[c];
             }
             each(to, [&](long i, int c) {
-                Vec<T> d = load(g + i) - load(a.data() + c) - load(v + i) * load(b.data() + c);
-                store(g + i, d * load(inverse.data() + c));
+                Vec<T> d = load(g + i) - load(a.data() + c) - load(normal + i) * load(b.data() + c);
+                store(g + i, d * load(factor.data() + c));
             });
         }
         winograd ? backward_winograd(s, hyper) : backward_gathered(s, hyper);
-        if (!norm) {  // a normalized map does not change with its bias
-            std::vector<T> gradient(first.begin(), first.end());
-            bias.update(gradient.data(), 0, co, hyper);
-        }
+        // A normalized map does not change with its bias.
+        if (norm == NONE) bias.update(shifts.data(), 0, co, hyper);
+        if (norm != AFFINE) return;
+        scale.update(scales.data(), 0, co, hyper);
+        shift.update(shifts.data(), 0, co, hyper);
     }
 };
 
@@ -986,7 +1011,7 @@ template <class T> struct Network {
         layers.emplace_back(layer);
         return map;
     }
-    Map<T>* conv(std::vector<Map<T>*> from, int in, int out, int k, int stride, bool norm) {
+    Map<T>* conv(std::vector<Map<T>*> from, int in, int out, int k, int stride, Norm norm) {
         auto half = [&](int n) { return (n + stride - 1) / stride; };
         auto* to = new Map<T>(half(from[0]->h), half(from[0]->w), out, Map<T>::RELU);
         return add(to, new Conv<T>(from, *to, in, out, k, stride, norm));
@@ -1005,7 +1030,7 @@ template <class T> struct Network {
     }
 
     // DIP2: widths of six levels.
-    void unet(const int* n, bool norm) {
+    void dip2(const int* n, Norm norm) {
         std::vector<Map<T>*> shortcuts;
         std::vector<Layer<T>*> ups, merges;
         auto latest = [&] { return layers.back().get(); };
@@ -1023,9 +1048,9 @@ template <class T> struct Network {
         for (int i = 4; i >= 0; i--) {
             x = deconv(x, n[i + 1], n[i], shortcuts[i], false);
             ups.push_back(latest());
-            x = conv({shortcuts[i], x}, 2 * n[i], n[i], 3, 1, false);
+            x = conv({shortcuts[i], x}, 2 * n[i], n[i], 3, 1, NONE);
             merges.push_back(latest());
-            x = conv({x}, n[i], n[i], 3, 1, false);
+            x = conv({x}, n[i], n[i], 3, 1, NONE);
             merges.push_back(latest());
         }
         declared.insert(declared.end(), ups.begin(), ups.end());
@@ -1034,15 +1059,15 @@ template <class T> struct Network {
     }
 
     // DIP1: widths of its eight inner layers.
-    void first(const int* n) {
-        Map<T>*z = maps[0].get(), *x = conv({z}, inputs, n[0], 5, 2, false);
-        Map<T>* half = x = conv({x}, n[0], n[1], 5, 1, false);
-        x = conv({x}, n[1], n[2], 5, 2, false);
-        x = conv({x}, n[2], n[3], 5, 1, false);
+    void dip1(const int* n, Norm norm) {
+        Map<T>*z = maps[0].get(), *x = conv({z}, inputs, n[0], 5, 2, norm);
+        Map<T>* half = x = conv({x}, n[0], n[1], 5, 1, norm);
+        x = conv({x}, n[1], n[2], 5, 2, norm);
+        x = conv({x}, n[2], n[3], 5, 1, norm);
         x = deconv(x, n[3], n[4], half, true);
-        x = conv({x}, n[4], n[5], 3, 1, false);
+        x = conv({x}, n[4], n[5], 3, 1, norm);
         x = deconv(x, n[5], n[6], z, true);
-        x = conv({x}, n[6], n[7], 3, 1, false);
+        x = conv({x}, n[6], n[7], 3, 1, norm);
         for (auto& layer : layers) declared.push_back(layer.get());
         finish(x, n[7]);
     }
@@ -1088,10 +1113,10 @@ template <class T> struct Network {
     }
 };
 
-template <class T> Network<T>* build(int h, int w, int inputs, const int* widths, int kind) try {
+template <class T> Network<T>* build(int h, int w, int inputs, const int* widths, int kind, int norm) try {
     auto net = std::make_unique<Network<T>>(h, w, inputs);
-    if (kind == 0) net->first(widths);
-    else net->unet(widths, kind == 2);
+    if (kind == 0) net->dip1(widths, Norm(norm));
+    else net->dip2(widths, Norm(norm));
     return net.release();
 } catch (const std::bad_alloc&) {
     return nullptr;
@@ -1118,8 +1143,8 @@ double fit(Network<T>* net, int steps, double rate, double smoothing, T* output,
 }  // namespace
 
 #define INTERFACE(T, NAME)                                                                        \
-    void* prior_new_##NAME(int h, int w, int inputs, const int* widths, int kind) {               \
-        return build<T>(h, w, inputs, widths, kind);                                              \
+    void* prior_new_##NAME(int h, int w, int inputs, const int* widths, int kind, int norm) {     \
+        return build<T>(h, w, inputs, widths, kind, norm);                                        \
     }                                                                                             \
     void prior_start_##NAME(void* net, const T* parameters, const T* input, const T* image) {     \
         static_cast<Network<T>*>(net)->start(parameters, input, image);                           \

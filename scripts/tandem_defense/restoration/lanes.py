@@ -44,33 +44,40 @@ class Priors(nn.Module):
         """All lanes at once."""
         weights = iter(self.weights)
         x = x.reshape(1, -1, *x.shape[2:])
-        network = self.first if self.architecture.kind == "first" else self.unet
+        network = self.dip1 if self.architecture.kind == "dip1" else self.dip2
         x = network(x, lambda: Layer(next(weights), next(weights), self.lanes))
         return torch.sigmoid(x.view(self.lanes, 3, *x.shape[2:]).to(self.weights[0].dtype))
 
-    def first(self, z: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
+    def conv(self, x: Tensor, layer: Callable[[], "Layer"], stride: int = 1) -> Tensor:
+        """A convolution with its normalization and ReLU."""
+        x = layer().conv(x, stride)
+        # Per lane and channel: batch norm would mix images.
+        if self.architecture.norm == "affine":
+            x = layer().normalize(x)
+        elif self.architecture.norm == "instance":
+            x = F.instance_norm(x)
+        return F.relu(x)
+
+    def dip1(self, z: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
         """DIP₁; layers come in the order of the reference's parameters."""
         sizes, x = [], z
         for stride in (2, 1, 2, 1):
             if stride == 2:
                 sizes.append(x)
-            x = F.relu(layer().conv(x, stride))
+            x = self.conv(x, layer, stride)
         while sizes:
             x = F.relu(layer().deconv(x, sizes.pop()))
-            x = F.relu(layer().conv(x))
+            x = self.conv(x, layer)
         return layer().conv(x)
 
-    def unet(self, x: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
+    def dip2(self, x: Tensor, layer: Callable[[], "Layer"]) -> Tensor:
         """DIP₂; layers come in the order of the reference's parameters."""
         depth = len(self.architecture.widths)
         levels = []
         for i in range(depth):
             x = F.max_pool2d(x, 2) if i else x
             for _ in range(2):
-                x = layer().conv(x)
-                if self.architecture.norm:  # per lane and channel: batch norm would mix images
-                    x = F.instance_norm(x)
-                x = F.relu(x)
+                x = self.conv(x, layer)
             levels.append(x)
         ups = [layer() for _ in range(depth - 1)]
         x = levels.pop()
@@ -112,6 +119,10 @@ class Layer:
         """(1, lanes · channels, H, W) to (1, lanes · out, ⌈H / stride⌉, ⌈W / stride⌉)."""
         padding = self.weight.shape[-1] // 2
         return F.conv2d(x, self.weight, self.bias, stride, padding, groups=self.lanes)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Instance normalization; this layer's weights and biases are scales and shifts."""
+        return F.instance_norm(x, weight=self.weight, bias=self.bias)
 
     def deconv(self, x: Tensor, like: Tensor) -> Tensor:
         """To the size of `like`; see reference.to_size."""

@@ -96,7 +96,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
     for name in ("float32", "float64"):
         signatures = {
-            "new": (pointer, [number, number, number, pointer, number]),
+            "new": (pointer, [number] * 3 + [pointer] + [number] * 2),
             "start": (None, [pointer] * 4),
             "save": (None, [pointer] * 4),
             "resume": (None, [pointer] * 5 + [number]),
@@ -125,8 +125,9 @@ class Network:
             getattr(library(), f"prior_{verb}_{name}") for verb in verbs
         )
         widths = (ctypes.c_int * len(architecture.widths))(*architecture.widths)
-        kind = 0 if architecture.kind == "first" else 1 + architecture.norm
-        self._handle = self._new(height, width, architecture.inputs, widths, kind)
+        kind = ("dip1", "dip2").index(architecture.kind)
+        norm = ("none", "instance", "affine").index(architecture.norm)
+        self._handle = self._new(height, width, architecture.inputs, widths, kind, norm)
         if not self._handle:
             raise MemoryError
         self.output = torch.empty(3, height, width, dtype=dtype)

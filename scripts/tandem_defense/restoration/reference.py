@@ -17,27 +17,45 @@ from tandem_defense.restoration.stopping import EarlyStopping, Monitor
 Z_CHANNELS = 32  # as in the deep-image-prior repository's denoising (docs/choices.md)
 
 
+Norm = Literal["none", "instance", "affine"]
+InitialWeights = Literal["torch", "he"]
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """A prior: ``first`` is DIP₁, ``unet`` DIP₂; see :func:`first` and :func:`unet`."""
+    """A prior and the distribution that its weights start from; see :func:`dip1`, :func:`dip2`.
 
-    kind: Literal["first", "unet"]
+    norm : after the convolutions (not the deconvolutions): none, ``instance`` normalization, or
+        ``affine``, the same with a scale and a shift per channel that are learned, as batch
+        normalization of a single image has them
+    initial_weights : ``torch``: uniform ±1/√fan_in, biases too; ``he``: uniform ±√(6/fan_in),
+        biases 0
+    """
+
+    kind: Literal["dip1", "dip2"]
     inputs: int
     widths: tuple[int, ...]
-    norm: bool = False
+    norm: Norm
+    initial_weights: InitialWeights = "torch"
 
 
-def first(width: float = 1.0) -> Architecture:
+def dip1(
+    width: float = 1.0, norm: Norm = "affine", initial_weights: InitialWeights = "torch"
+) -> Architecture:
     """DIP₁ (paper Fig. 4), fed with z; `width` multiplies its widths."""
-    widths = (64, 64, 128, 128, 128, 64, 64, 32)
-    return Architecture("first", Z_CHANNELS, tuple(max(1, round(width * n)) for n in widths))
+    widths = tuple(max(1, round(width * n)) for n in (64, 64, 128, 128, 128, 64, 64, 32))
+    return Architecture("dip1", Z_CHANNELS, widths, norm, initial_weights)
 
 
-def unet(inputs: int = Z_CHANNELS, feature_scale: int = 4, norm: str = "instance") -> Architecture:
+def dip2(
+    inputs: int,
+    feature_scale: int,
+    norm: Norm = "instance",
+    initial_weights: InitialWeights = "torch",
+) -> Architecture:
     """DIP₂ (paper Fig. 5), also DIP alone; widths 64 … 1024 are divided by `feature_scale`."""
-    widths = (64, 128, 256, 512, 1024, 1024)
-    widths = tuple(max(1, n // feature_scale) for n in widths)
-    return Architecture("unet", inputs, widths, norm == "instance")
+    widths = tuple(max(1, n // feature_scale) for n in (64, 128, 256, 512, 1024, 1024))
+    return Architecture("dip2", inputs, widths, norm, initial_weights)
 
 
 @dataclass(frozen=True)
@@ -73,42 +91,40 @@ class ReadOut:
     stopped: Tensor
 
 
-class FirstPrior(nn.Module):
-    """DIP₁: nine weight layers, no shortcuts (docs/choices.md)."""
+class DIP1(nn.Module):
+    """Nine weight layers, no shortcuts (docs/choices.md)."""
 
-    def __init__(self, inputs: int, w: Sequence[int]):
+    def __init__(self, inputs: int, w: Sequence[int], norm: Norm):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, w[0], 5, stride=2, padding=2)
-        self.conv2 = nn.Conv2d(w[0], w[1], 5, padding=2)
-        self.conv3 = nn.Conv2d(w[1], w[2], 5, stride=2, padding=2)
-        self.conv4 = nn.Conv2d(w[2], w[3], 5, padding=2)
-        self.up5, self.conv6 = deconv(w[3], w[4]), nn.Conv2d(w[4], w[5], 3, padding=1)
-        self.up7, self.conv8 = deconv(w[5], w[6]), nn.Conv2d(w[6], w[7], 3, padding=1)
+        self.conv1, self.conv2 = conv(inputs, w[0], norm, 5, 2), conv(w[0], w[1], norm, 5)
+        self.conv3, self.conv4 = conv(w[1], w[2], norm, 5, 2), conv(w[2], w[3], norm, 5)
+        self.up5, self.conv6 = deconv(w[3], w[4]), conv(w[4], w[5], norm)
+        self.up7, self.conv8 = deconv(w[5], w[6]), conv(w[6], w[7], norm)
         self.last = nn.Conv2d(w[7], 3, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """z (1, inputs, H, W) to an image (1, 3, H, W) in [0, 1]."""
-        half = F.relu(self.conv2(F.relu(self.conv1(z))))
-        x = F.relu(self.conv4(F.relu(self.conv3(half))))
-        x = F.relu(self.conv6(F.relu(to_size(self.up5, x, half))))
-        x = F.relu(self.conv8(F.relu(to_size(self.up7, x, z))))
+        half = self.conv2(self.conv1(z))
+        x = self.conv4(self.conv3(half))
+        x = self.conv6(F.relu(to_size(self.up5, x, half)))
+        x = self.conv8(F.relu(to_size(self.up7, x, z)))
         return torch.sigmoid(self.last(x))
 
 
-class UNet(nn.Module):
-    """DIP₂: start, five unetDown, five unetUp (docs/choices.md).
+class DIP2(nn.Module):
+    """A U-Net: start, five unetDown, five unetUp (docs/choices.md).
 
     Sizes need not be even: the deconvolutions restore what the poolings rounded down, so
     299 × 299 stays 299 × 299.
     """
 
-    def __init__(self, inputs: int, w: Sequence[int], norm: bool):
+    def __init__(self, inputs: int, w: Sequence[int], norm: Norm):
         super().__init__()
         self.start = double_conv(inputs, w[0], norm)
         self.down = nn.ModuleList(double_conv(n, m, norm) for n, m in zip(w, w[1:], strict=False))
         pairs = list(zip(w[1:], w, strict=False))[::-1]
         self.up = nn.ModuleList(deconv(n, m) for n, m in pairs)
-        self.merge = nn.ModuleList(double_conv(2 * m, m, False) for _, m in pairs)
+        self.merge = nn.ModuleList(double_conv(2 * m, m, "none") for _, m in pairs)
         self.last = nn.Conv2d(w[0], 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,14 +139,17 @@ class UNet(nn.Module):
         return torch.sigmoid(self.last(x))
 
 
-def double_conv(inputs: int, outputs: int, norm: bool) -> nn.Sequential:
-    """Two 3 × 3 convolutions, each with instance normalization (or none) and ReLU."""
-    layers = []
-    for n in (inputs, outputs):
-        layers += [nn.Conv2d(n, outputs, 3, padding=1)]
-        layers += [nn.InstanceNorm2d(outputs)] if norm else []
-        layers += [nn.ReLU()]
-    return nn.Sequential(*layers)
+def conv(inputs: int, outputs: int, norm: Norm, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution (H pixels to ⌈H / stride⌉) with its normalization and ReLU."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)]
+    if norm != "none":  # per channel of one image
+        layers.append(nn.InstanceNorm2d(outputs, affine=norm == "affine"))
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+def double_conv(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
+    """Two 3 × 3 convolutions."""
+    return nn.Sequential(conv(inputs, outputs, norm), conv(outputs, outputs, norm))
 
 
 def deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -148,27 +167,34 @@ def to_size(up: nn.ConvTranspose2d, x: Tensor, like: Tensor) -> Tensor:
 
 def build(architecture: Architecture) -> nn.Module:
     """The plain network, with whatever weights."""
-    if architecture.kind == "first":
-        return FirstPrior(architecture.inputs, architecture.widths)
-    return UNet(architecture.inputs, architecture.widths, architecture.norm)
+    kind = {"dip1": DIP1, "dip2": DIP2}[architecture.kind]
+    return kind(architecture.inputs, architecture.widths, architecture.norm)
 
 
 def shapes(architecture: Architecture) -> list[torch.Size]:
-    """Shapes of the parameters: of every layer its weights and its biases."""
+    """Shapes of the parameters: of every layer its weights and its biases.
+
+    An affine normalization is a layer of its own, with a scale and a shift per channel.
+    """
     with torch.device("meta"):
         return [p.shape for p in build(architecture).parameters()]
 
 
 def draw(architecture: Architecture, task: Task) -> tuple[Tensor, Tensor]:
-    """Initial parameters, flat, as PyTorch draws them (uniform ±1/√fan_in), and the input.
+    """Initial parameters, flat, and the input.
 
     Everything is drawn on the CPU in float32, so that every device and precision starts alike.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    parts = []
-    for i, shape in enumerate(sizes := shapes(architecture)):
-        fan_in = sizes[i - i % 2][1:].numel()  # a bias has its weights'
-        parts.append((2 * torch.rand(shape.numel(), generator=generator) - 1) * fan_in**-0.5)
+    he, parts, sizes = architecture.initial_weights == "he", [], shapes(architecture)
+    for weights, biases in zip(sizes[::2], sizes[1::2], strict=True):
+        if len(weights) == 1:  # a normalization's scale and shift
+            parts += [torch.ones(weights), torch.zeros(biases)]
+            continue
+        fan_in = weights[1:].numel()
+        for shape, bound in ((weights, (6 if he else 1) ** 0.5), (biases, 0 if he else 1)):
+            uniform = 2 * torch.rand(shape.numel(), generator=generator) - 1
+            parts.append(uniform * fan_in**-0.5 * bound)
     if task.input is not None:
         return torch.cat(parts), task.input
     z = torch.rand(architecture.inputs, *task.target.shape[1:], generator=generator)
