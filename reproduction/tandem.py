@@ -101,7 +101,8 @@ def photographs(net: Torchvision, count: int) -> dict[str, tuple[Tensor, int, Ma
         if len(chosen) == count:
             break
         file = KEPT / f"attacked/{name}.safetensors"
-        x, y = to_tensor(data.images[i : i + 1]), torch.from_numpy(data.labels[i : i + 1])
+        x = to_tensor(data.images[i : i + 1]).contiguous()
+        y = torch.from_numpy(data.labels[i : i + 1])
         if not file.exists():
             found = {"clean": x}
             if bool(net.predict(x) == y):
