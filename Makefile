@@ -1,6 +1,7 @@
 # On a machine with Python ≥ 3.11, make and git:
 #   make demo   both papers at small size, with every table, figure and the report
 #   make test   format, lint, dry runs, tests
+#   make regenerate-paper-figures   the papers' tables and figures at full size: downloads, days
 # On a Debian or Ubuntu machine that has no SLURM of its own, as root:
 #   make test-slurm   the SLURM profile on a real SLURM, with faults; writes docs/reliability.md
 PYTHON ?= python3
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slurm check dry-runs lock clean
+.PHONY: demo regenerate-paper-figures test test-slurm check dry-runs lock clean
 
 .venv/ready: requirements.lock requirements-uv.lock
 	$(PYTHON) -m venv .venv
@@ -23,9 +24,12 @@ demo: .venv/ready
 	$(BIN)/snakemake --directory demo --cores $(CORES)
 	$(BIN)/snakemake --directory demo --cores $(CORES) --report results/report.html
 	@echo
-	@echo "tables   demo/results/tables/   (table1.md, table2.md, claims.csv, as CSV and LaTeX too)"
+	@echo "tables   demo/results/tables/   (table1.md, table2.md, claims.md, as CSV and LaTeX too)"
 	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, funn_figure2 as PNG and PDF)"
 	@echo "report   demo/results/report.html"
+
+regenerate-paper-figures: .venv/ready
+	$(BIN)/snakemake --cores $(CORES) regenerate_paper_figures
 
 test: check dry-runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -45,14 +49,14 @@ check: .venv/ready
 dry-runs: .venv/ready
 	$(BIN)/snakemake --dry-run --quiet all
 	$(BIN)/snakemake --dry-run --quiet all --directory demo
-	$(BIN)/snakemake --dry-run --quiet all $(if $(shell command -v conda),--use-conda) --cores 8 tdips funn tables figures
+	$(BIN)/snakemake --dry-run --quiet all $(if $(shell command -v conda),--use-conda) --cores 8 regenerate_paper_figures tables figures
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm --directory demo
 
 # Renews both lock files from pyproject.toml.
 lock:
 	echo 'uv==0.13.8' | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes -o requirements-uv.lock -
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --extra pipeline --extra test pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf results logs benchmarks/*/ benchmarks/*.tsv demo/results demo/logs demo/benchmarks .snakemake demo/.snakemake
+	rm -rf results logs benchmarks demo/results demo/logs demo/benchmarks .snakemake demo/.snakemake

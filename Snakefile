@@ -26,16 +26,19 @@ wildcard_constraints:
 
 
 include: "rules/data.smk"
-include: "rules/training.smk"
+include: "rules/models.smk"
 include: "rules/attack.smk"
 include: "rules/defend.smk"
-include: "rules/tables.smk"
-include: "rules/figures.smk"
+include: "rules/artifacts.smk"
+include: "rules/run.smk"
 
 
 rule all:
-    """Every table and figure of both papers."""
+    """Every experiment, table and figure, and where the time went."""
     default_target: True
     input:
-        rules.timing.input,  # tables, figures, provenance
+        rules.predictions.input,
+        rules.tables.input,
+        rules.figures.input,
+        rules.provenance.output,
         rules.timing.output,

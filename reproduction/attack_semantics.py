@@ -1,4 +1,4 @@
-"""Does another reading of "DeepFool" or "FGSM" explain Table 2? Its classifiers, attacked anew.
+"""Does another reading of "DeepFool" or "FGSM" explain Table 2? Its classifiers, attacked again.
 
 python reproduction/attack_semantics.py [FOLDER] [--seeds 0 1] [--images 200] [--threads 1]
     FOLDER: where reproduction/config.yaml ran, reproduction/ itself without it
@@ -10,6 +10,7 @@ Writes measured/attack_semantics.csv and continues where it was stopped.
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
@@ -19,11 +20,14 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from tandem_defense import cache, device  # noqa: E402
+from tandem_defense import device  # noqa: E402
 from tandem_defense.attacks.base import Attack, each, predict  # noqa: E402
 from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf  # noqa: E402
 from tandem_defense.attacks.gradient import FGSM  # noqa: E402
-from tandem_defense.stages import models  # noqa: E402
+from tandem_defense.files.images import read_images  # noqa: E402
+from tandem_defense.pipeline import entries  # noqa: E402
+from tandem_defense.pipeline.demand import Experiment  # noqa: E402
+from tandem_defense.settings import Count  # noqa: E402
 
 OUTPUT = HERE / "measured/attack_semantics.csv"
 KEYS = ["seed", "classifier", "output", "attack"]
@@ -44,9 +48,8 @@ class DeepFool1(Attack):
     away is lost: an image can stall on the boundary.
     """
 
-    def __init__(self, *, steps: int, norm: float = 2):
-        super().__init__()
-        self.steps, self.norm = steps, norm
+    steps: Count
+    norm: Literal["l2", "linf"] = "l2"
 
     def run(self, model, images: Tensor, labels: Tensor, seeds) -> Tensor:
         x = images.clone()
@@ -62,12 +65,12 @@ class DeepFool1(Attack):
         logits = model(x)
         f = logits - logits.gather(1, labels[:, None])  # (B, K)
         w = torch.stack([torch.autograd.grad(k.sum(), x, retain_graph=True)[0] for k in f.T], 1)
-        dual = w.flatten(2).norm(dim=2, p=2 if self.norm == 2 else 1) + 1e-8
+        dual = w.flatten(2).norm(dim=2, p=2 if self.norm == "l2" else 1) + 1e-8
         distance = (f.abs() / dual).scatter(1, labels[:, None], torch.inf)
         least, nearest = distance.min(1)
         chosen = w[torch.arange(len(x)), nearest]
         way = chosen / each(chosen.flatten(1).norm(dim=1) + 1e-8)
-        way = way if self.norm == 2 else chosen.sign()
+        way = way if self.norm == "l2" else chosen.sign()
         return (images + 1.05 * each(least) * way).clamp(0, 1).detach()
 
 
@@ -77,8 +80,8 @@ ATTACKS = {
     "DeepFool L2, 50 steps, Foolbox 1": DeepFool1(steps=50),
     "DeepFool L2, 200 steps, Foolbox 1": DeepFool1(steps=200),
     "DeepFool L2, 1000 steps, Foolbox 1": DeepFool1(steps=1000),
-    "DeepFool L∞, 50 steps, Foolbox 1": DeepFool1(steps=50, norm=torch.inf),
-    "DeepFool L∞, 200 steps, Foolbox 1": DeepFool1(steps=200, norm=torch.inf),
+    "DeepFool L∞, 50 steps, Foolbox 1": DeepFool1(steps=50, norm="linf"),
+    "DeepFool L∞, 200 steps, Foolbox 1": DeepFool1(steps=200, norm="linf"),
     "FGSM ε = 0.005, minimal": FGSM(semantics="minimal", epsilon=0.005),
     "FGSM ε = 0.005, fixed": FGSM(semantics="fixed", epsilon=0.005),
 }
@@ -98,7 +101,7 @@ class Seen(nn.Module):
 def main() -> None:
     """Attack what is not in the CSV yet; a classifier that is not trained is left out."""
     config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
-    experiment = config["experiments"]["funn"]
+    experiment = Experiment("funn", config["experiments"]["funn"])
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path, default=HERE)
     parser.add_argument("--images", type=int, default=200)
@@ -107,18 +110,19 @@ def main() -> None:
     options = parser.parse_args()
     where = device.prepare(options.threads)
     results = options.folder / "results"
-    data = cache.read_images(str(results / "images/funn/test.safetensors"))
-    x = models.to_tensor(data.images[: options.images]).to(where)
+    data = read_images(str(results / "images/funn/test.safetensors"))
+    x = entries.to_tensor(data.images[: options.images]).to(where)
     y = torch.from_numpy(data.labels[: options.images]).to(where)
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     done = set(table[KEYS].itertuples(index=False, name=None))
     rows = table.to_dict("records")
     for seed in options.seeds:
-        for name, entry in experiment["classifiers"].items():
+        for name in experiment["classifiers"]:
             weights = results / f"classifiers/funn/{seed}/{name}.safetensors"
             if not weights.exists():
                 continue
-            net = models.load("classifiers", entry, str(weights), where)
+            entry = experiment.entry("classifiers", name)
+            net = entries.load(entry, str(weights), where)
             for output in OUTPUTS:
                 for label, attack in ATTACKS.items():
                     if (seed, name, output, label) in done:

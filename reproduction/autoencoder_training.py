@@ -23,8 +23,8 @@ from tandem_defense.attacks.deepfool import DeepFoolL2  # noqa: E402
 from tandem_defense.attacks.gradient import FGSM  # noqa: E402
 from tandem_defense.classifiers.autoencoder import ClassicAutoencoder  # noqa: E402
 from tandem_defense.datasets.mnist import MNIST  # noqa: E402
+from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
 from tandem_defense.seeds import derive_seed  # noqa: E402
-from tandem_defense.stages.models import to_tensor  # noqa: E402
 
 OUTPUT = HERE / "measured/autoencoder_training.csv"
 WIDE, NARROW = (16, 32, 64), (16, 8, 8)

@@ -14,8 +14,10 @@ sys.path.insert(0, str(HERE.parent / "scripts"))
 import pandas as pd  # noqa: E402
 import yaml  # noqa: E402
 
-from tandem_defense import predictions, provenance  # noqa: E402
-from tandem_defense.evaluation import tables, times  # noqa: E402
+from tandem_defense.artifacts import timing as times  # noqa: E402
+from tandem_defense.artifacts.overview import overview  # noqa: E402
+from tandem_defense.files import predictions  # noqa: E402
+from tandem_defense.pipeline import provenance  # noqa: E402
 
 TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv")
 FIGURES = ("figure3", "figure6", "figure7", "figure8", "funn_figure2")
@@ -34,14 +36,13 @@ def main() -> None:
             shutil.copy(file, measured)
     found = {file.stem: file for file in sorted((folder / "results/predictions").glob("*.parquet"))}
     parts = {
-        name: tables.overview(predictions.read(file, "gather_predictions"))
-        for name, file in found.items()
+        name: overview(predictions.read(file, "gather_predictions")) for name, file in found.items()
     }
     whole = pd.concat(parts, names=["experiment"]).reset_index(level=0)
     whole.round(6).to_csv(measured / "overview.csv", index=False)
     times.gather(folder / "benchmarks").round(1).to_csv(measured / "timing.csv", index=False)
     config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
-    record = provenance.collect(config, str(folder.parent))
+    record = provenance.collect(config)
     (measured / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

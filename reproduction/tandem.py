@@ -27,10 +27,16 @@ from tandem_defense.attacks.gradient import FGSM  # noqa: E402
 from tandem_defense.attacks.iterative import BIM, MIFGSM  # noqa: E402
 from tandem_defense.classifiers.torchvision import Torchvision  # noqa: E402
 from tandem_defense.datasets.nips2017 import NIPS2017  # noqa: E402
+from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
 from tandem_defense.restoration.engine import fit  # noqa: E402
-from tandem_defense.restoration.reference import Z_CHANNELS, Task, dip1, dip2  # noqa: E402
+from tandem_defense.restoration.reference import (  # noqa: E402
+    Z_CHANNELS,
+    FitSettings,
+    Task,
+    dip1,
+    dip2,
+)
 from tandem_defense.seeds import derive_seed  # noqa: E402
-from tandem_defense.stages.models import to_tensor  # noqa: E402
 
 OUTPUT = HERE / "measured/tandem.csv"
 KEPT = HERE / "results/tandem"  # attacked images, DIP₁'s outputs, some restored images
@@ -171,13 +177,13 @@ def first_outputs(
     files = {name: KEPT / f"dip1/{key}/{spec['attack']}/{name}.safetensors" for name in names}
     found = {name: load_file(file) if file.exists() else {} for name, file in files.items()}
     missing = [name for name in names if str(steps) not in found[name]]
-    readouts = [n for n in FIRST_STEPS if n <= steps]
+    readouts = tuple(n for n in FIRST_STEPS if n <= steps)
     tasks = [
         Task(photos[name][2][spec["attack"]], derive_seed(0, name, "dip1")) for name in missing
     ]
     architecture = dip1(**spec["first"])
-    settings = {"learning_rate": 1e-3, "smoothing": 0, "batch": threads}
-    for read in fit(architecture, tasks, readouts=readouts, **settings):
+    settings = FitSettings(readouts=readouts, learning_rate=1e-3, smoothing=0)
+    for read in fit(architecture, tasks, settings, batch=threads):
         name = missing[read.positions[0]]
         found[name][str(read.iteration)] = read.output[0].clone()
         if read.iteration == steps:
@@ -208,9 +214,9 @@ def rows(
             row |= {"average": "none"} | measure(net, photos[name], attack, image)
             made[name].append(row)
     architecture = dip2(3 if tandem else Z_CHANNELS, **spec["second"])
-    readouts = range(1, spec["steps"] + 1)
-    settings = {"learning_rate": 1e-3, "smoothing": 0, "batch": threads}
-    for read in fit(architecture, tasks, readouts=readouts, **settings):
+    readouts = tuple(range(1, spec["steps"] + 1))
+    settings = FitSettings(readouts=readouts, learning_rate=1e-3, smoothing=0)
+    for read in fit(architecture, tasks, settings, batch=threads):
         name = names[read.positions[0]]
         done[name].update(read.output[0])
         if read.iteration in STEPS:
@@ -226,8 +232,31 @@ def rows(
             yield from made.pop(name)
 
 
+def draw(table: pd.DataFrame) -> None:
+    """measured/tandem.png: how near to the clean image, and how many correct, against the steps."""
+    from matplotlib.figure import Figure
+
+    from tandem_defense.artifacts import style
+
+    raw = table[(table["network"] == "dip2") & (table["average"] == "none")]
+    names = [name for name in RUNS if name in set(raw["run"])]
+    with style.style():
+        drawing = Figure(figsize=(6.9, 3.4), layout="constrained")
+        axes = drawing.subplots(1, 2)
+        for i, name in enumerate(names):
+            mean = raw[raw["run"] == name].groupby("steps").mean(numeric_only=True)
+            look = {"color": f"C{i % 10}", "marker": "os^DvPX"[i % 7], "markersize": 3}
+            dash = "-" if RUNS[name]["network"] == "tandem" else (0, (4, 2))
+            axes[0].plot(mean.index, mean["psnr_clean"], linestyle=dash, label=name, **look)
+            axes[1].plot(mean.index, mean["correct"], linestyle=dash, **look)
+        axes[0].set(xlabel="steps of DIP₂", ylabel="PSNR to the clean image, dB")
+        axes[1].set(xlabel="steps of DIP₂", ylabel="share classified correctly")
+        drawing.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=6)
+        style.save(drawing, OUTPUT.with_suffix(".png"))
+
+
 def main() -> None:
-    """Measure the runs and images that are not in the CSV yet."""
+    """Measure the runs and images that are not in the CSV yet, then draw all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1, help="so many images at a time")
@@ -247,6 +276,7 @@ def main() -> None:
             if row["steps"] == RUNS[run]["steps"] and row["average"] == "0.99 corrected":
                 table.round(4).to_csv(OUTPUT, index=False)
                 print(run, row["image"], f"{row['psnr_clean']:.1f} dB", flush=True)
+    draw(table)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@ rule attack:
         images="results/images/{experiment}/test.safetensors",
         classifier="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
     output:
-        kept(
-            "results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors"
-        ),
+        kept(demand.FILES["attacked"]),
     log:
         "logs/attack/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.log",
     benchmark:
@@ -19,8 +17,8 @@ rule attack:
         gpu=1,
     params:
         code=code("attack.py", "attacks", "classifiers"),
-        entry=lookup("experiments/{experiment}/attacks/{attack}", within=config),
-        classifier=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
+        entry=entry("attacks"),
+        classifier=entry("classifiers"),
         images=lookup("experiments/{experiment}/images", within=config),
     script:
         "../scripts/attack.py"

@@ -65,10 +65,7 @@ rule prepare_images:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code(
-            "prepare_images.py",
-            also=lambda w: [registry.DATASETS[EXPERIMENTS[w.experiment]["dataset"]["kind"]]],
-        ),
-        entry=lookup("experiments/{experiment}/dataset", within=config),
+        code=code("prepare_images.py", also=lambda w: [experiment_of(w).dataset()["class"]]),
+        entry=lambda w: experiment_of(w).dataset(),
     script:
         "../scripts/prepare_images.py"

@@ -5,11 +5,14 @@ rule evaluate:
     """
     input:
         images="results/images/{experiment}/test.safetensors",
-        attacked=attacked_files,
-        classifier="results/classifiers/{experiment}/{seed}/{classifier}.safetensors",
-        defenses=defense_files,
+        attacked=lambda w: [
+            experiment_of(w).file("attacked", **(dict(w.items()) | {"attack": attack}))
+            for attack in experiment_of(w)["attacks"]
+        ],
+        classifier=demand.FILES["classifier"],
+        defenses=lambda w: experiment_of(w).defense_files(w.seed, w.classifier),
     output:
-        PREDICTIONS["feed_forward"],
+        demand.FILES["evaluate"],
     log:
         "logs/evaluate/{experiment}/{seed}/{classifier}/{scatteritem}.log",
     benchmark:
@@ -21,12 +24,17 @@ rule evaluate:
         runtime=growing(60),
         gpu=1,
     params:
-        code=code("evaluate.py", "classifiers", also=feed_forward_code),
+        code=code(
+            "evaluate.py",
+            "classifiers",
+            also=lambda w: experiment_of(w).classes("defenses", *feed_forward(w)),
+        ),
         dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
         images=lookup("experiments/{experiment}/images", within=config),
-        attacks=lambda w: list(EXPERIMENTS[w.experiment]["attacks"]),
-        classifier=lookup("experiments/{experiment}/classifiers/{classifier}", within=config),
-        defenses=lambda w: {name: entry("defenses", w, name) for name in feed_forward(w)},
+        attacks=lambda w: list(experiment_of(w)["attacks"]),
+        classifier=entry("classifiers"),
+        defenses=lambda w: {n: experiment_of(w).entry("defenses", n) for n in feed_forward(w)},
+        only=feed_forward,
     script:
         "../scripts/evaluate.py"
 
@@ -34,17 +42,17 @@ rule evaluate:
 rule restore:
     """Restore one chunk of attacked images and classify the result at every read-out step."""
     input:
-        images="results/adversarial/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.safetensors",
-        classifiers=lambda w: classifier_files(w, w.classifier),
+        images=demand.FILES["attacked"],
+        classifiers=demand.FILES["classifier"],
     output:
-        rows=PREDICTIONS["restore"],
-        shown="results/restored/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.safetensors",
+        rows=demand.FILES["restore"],
+        shown=demand.FILES["restored"],
     log:
         "logs/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.tsv"
     wildcard_constraints:
-        defense="|".join(sorted(RESTORATIONS)) or "none-at-all",
+        defense=restorations(),
     conda:
         "../envs/torch.yaml"
     resources:
@@ -55,10 +63,10 @@ rule restore:
         code=code("restore.py", "defenses", "classifiers"),
         dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
         images=lookup("experiments/{experiment}/images", within=config),
-        classifiers=lambda w: {w.classifier: entry("classifiers", w)},
-        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
-        readouts=readouts,
-        shown=lambda w: shown(w.experiment),
+        classifiers=lambda w: {w.classifier: entry("classifiers")(w)},
+        entry=entry("defenses"),
+        readouts=lambda w: experiment_of(w).readouts(w.defense, w.classifier, w.attack),
+        keep=lambda w: experiment_of(w).spec.get("keep_restored", 0),
     script:
         "../scripts/restore.py"
 
@@ -66,32 +74,44 @@ rule restore:
 use rule restore as restore_clean with:
     input:
         images="results/images/{experiment}/test.safetensors",
-        classifiers=classifier_files,
+        classifiers=lambda w: [
+            experiment_of(w).file("classifier", seed=w.seed, classifier=name)
+            for name in experiment_of(w).clean_classifiers(w.defense)
+        ],
     output:
-        rows=PREDICTIONS["restore_clean"],
-        shown="results/restored/{experiment}/{seed}/clean/{defense}/{scatteritem}.safetensors",
+        rows=demand.FILES["restore_clean"],
+        shown=demand.FILES["restored_clean"],
     log:
         "logs/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.tsv"
     wildcard_constraints:
-        defense="|".join(sorted(RESTORATIONS)) or "none-at-all",
+        defense=restorations(),
     params:
-        code=code("restore.py", "defenses", also=all_classifiers_code),
+        code=code(
+            "restore.py",
+            "defenses",
+            also=lambda w: experiment_of(w).classes(
+                "classifiers", *experiment_of(w).clean_classifiers(w.defense)
+            ),
+        ),
         dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
         images=lookup("experiments/{experiment}/images", within=config),
-        classifiers=lambda w: EXPERIMENTS[w.experiment]["classifiers"],
-        entry=lookup("experiments/{experiment}/defenses/{defense}", within=config),
-        readouts=readouts,
-        shown=lambda w: shown(w.experiment),
+        classifiers=lambda w: {
+            name: experiment_of(w).entry("classifiers", name)
+            for name in experiment_of(w).clean_classifiers(w.defense)
+        },
+        entry=entry("defenses"),
+        readouts=lambda w: experiment_of(w).readouts(w.defense, None, "clean"),
+        keep=lambda w: experiment_of(w).spec.get("keep_restored", 0),
 
 
 rule gather_predictions:
     """All predictions of an experiment in one tidy table, from which tables and figures aggregate."""
     input:
-        prediction_files,
+        lambda w: experiment_of(w).prediction_files(),
     output:
-        "results/predictions/{experiment}.parquet",
+        demand.FILES["predictions"],
     log:
         "logs/gather_predictions/{experiment}.log",
     benchmark:
@@ -105,3 +125,9 @@ rule gather_predictions:
         code=code("gather_predictions.py"),
     script:
         "../scripts/gather_predictions.py"
+
+
+rule predictions:
+    """Every experiment, whole."""
+    input:
+        collect(demand.FILES["predictions"], experiment=EXPERIMENTS),

@@ -1,7 +1,7 @@
 """Attack one chunk of images and store the adversarial images with their success and norms."""
 
-from tandem_defense import logs
-from tandem_defense.stages.attack import attack
+from tandem_defense.pipeline import logs
+from tandem_defense.pipeline.attack import attack
 
 with logs.capture(snakemake.log[0]):
     attack(

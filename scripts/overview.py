@@ -2,13 +2,14 @@
 
 import pandas as pd
 
-from tandem_defense import logs, predictions
-from tandem_defense.evaluation import tables
+from tandem_defense.artifacts.overview import overview
+from tandem_defense.files import predictions
+from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     names, files = snakemake.params.experiments, snakemake.input
     parts = {
-        name: tables.overview(predictions.read(file, "gather_predictions"))
+        name: overview(predictions.read(file, "gather_predictions"))
         for name, file in zip(names, files, strict=True)
     }
     whole = pd.concat(parts, names=["experiment"]).reset_index(level=0)

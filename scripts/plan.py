@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tandem_defense import logs
-from tandem_defense.evaluation import plan
+from tandem_defense.artifacts import plan
+from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     table = plan.plan(snakemake.params.experiments, pd.read_csv(snakemake.input.benchmark))

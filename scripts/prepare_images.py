@@ -1,11 +1,9 @@
 """Decode a dataset once, into one file per split."""
 
-from tandem_defense import cache, logs, registry
-from tandem_defense.configuration import entry_settings
+from tandem_defense.files.images import write_images
+from tandem_defense.pipeline import classes, logs
 
 with logs.capture(snakemake.log[0]):
-    entry = snakemake.params.entry
-    dataset = registry.load(registry.DATASETS[entry["kind"]])(**entry_settings(entry))
-    splits = dataset.load()
+    splits = classes.build(snakemake.params.entry).load()
     for name in ("train", "test"):
-        cache.write_images(snakemake.output[name], splits[name])
+        write_images(snakemake.output[name], splits[name])

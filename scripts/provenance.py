@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tandem_defense import logs, provenance
+from tandem_defense.pipeline import logs, provenance
 
 with logs.capture(snakemake.log[0]):
-    found = provenance.collect(snakemake.params.config, snakemake.params.root)
-    Path(snakemake.output[0]).write_text(json.dumps(found, indent=2) + "\n")
+    record = provenance.collect(snakemake.params.config)
+    Path(snakemake.output[0]).write_text(json.dumps(record, indent=2) + "\n")

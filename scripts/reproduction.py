@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tandem_defense import logs
-from tandem_defense.evaluation import reproduction
+from tandem_defense.artifacts import reproduction
+from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     text = reproduction.page(Path(snakemake.input.texts[0]).parent)

@@ -1,25 +1,25 @@
 """Restore one chunk of images and classify the result at every read-out step."""
 
-from tandem_defense import checkpoint, logs
-from tandem_defense.stages import models, predict
+from tandem_defense.pipeline import checkpoint, entries, logs, rows
+from tandem_defense.pipeline.restore import restore
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
     attack = cards.get("attack", "clean")
-    if attack == "clean":
-        positions = models.chunk_positions(cards.scatteritem, params.images)
-        chunk = predict.clean(files.images, positions)
-    else:
-        chunk = predict.attacked(files.images)
-    classifiers = zip(params.classifiers.items(), files.classifiers, strict=True)
-    predict.restore(
-        chunk,
+    positions = entries.chunk_positions(cards.scatteritem, params.images)
+    clean = attack == "clean"
+    classifiers = [files.classifiers] if isinstance(files.classifiers, str) else files.classifiers
+    restore(
+        rows.clean(files.images, positions) if clean else rows.attacked(files.images),
         {"dataset": params.dataset, "attack": attack, "defense": cards.defense},
-        {name: (entry, weights) for (name, entry), weights in classifiers},
+        {
+            name: (entry, weights)
+            for (name, entry), weights in zip(params.classifiers.items(), classifiers, strict=True)
+        },
         params.entry,
         snakemake.output.rows,
         readouts=params.readouts,
-        shown=params.shown,
+        keep=max(0, min(params.keep, positions.stop) - positions.start),
         shown_output=snakemake.output.shown,
         seed=int(cards.seed),
         threads=snakemake.threads,

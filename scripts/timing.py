@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tandem_defense import logs
-from tandem_defense.evaluation import times
+from tandem_defense.artifacts import timing as times
+from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     table = times.gather("benchmarks", omit=snakemake.rule)

@@ -1,11 +1,9 @@
 """Train a classifier and store its weights; its test accuracy goes into the log."""
 
-from tandem_defense import checkpoint, logs
-from tandem_defense.stages import train
+from tandem_defense.pipeline import checkpoint, logs, train
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     train.train(
-        "classifiers",
         snakemake.params.entry,
         snakemake.input.images,
         snakemake.output[0],

@@ -1,12 +1,10 @@
 """Train a defense, against a classifier where it needs one, and store its weights."""
 
-from tandem_defense import checkpoint, logs
-from tandem_defense.stages import train
+from tandem_defense.pipeline import checkpoint, logs, train
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     entry = snakemake.params.classifier
     train.train(
-        "defenses",
         snakemake.params.entry,
         snakemake.input.images,
         snakemake.output[0],

@@ -28,7 +28,7 @@ def schema(root) -> dict:
 @pytest.fixture
 def config(root) -> dict:
     """The demo's configuration, fractions replaced; a fresh copy for every test."""
-    from tandem_defense.configuration import with_fractions
+    from tandem_defense.pipeline.configuration import with_fractions
 
     return with_fractions(yaml.safe_load((root / "demo/config.yaml").read_text()))
 

@@ -12,7 +12,7 @@ import yaml
 from checkout import PARTS, copy_workflow
 from conda import make_channel, make_client
 
-from tandem_defense import registry, stale
+from tandem_defense.pipeline import registry, schema, stale
 
 # Where conda-forge's name is not the one on PyPI, or an import's is not its package's.
 PYPI = {"pytorch": "torch"}
@@ -44,29 +44,28 @@ def test_specs_are_valid(root, name):
         assert spec.name.normalized == package and spec.version
 
 
+OPTIONAL = {"timm"}  # an extra, for whoever names it in a configuration
+
+
 def rules(root) -> dict[str, str]:
     """The environment of every script that a rule names."""
     text = "".join(path.read_text() for path in sorted((root / "rules").glob("*.smk")))
     found = {}
-    for rule in re.split(r"(?m)^rule ", text)[1:]:
+    for rule in re.split(r"(?m)^ *rule\b", text)[1:]:
         script = re.search(r'script:\s+"../scripts/(\w+\.py)"', rule)
         if script:
-            found[script[1]] = re.search(r'conda:\s+"../envs/(\w+)\.yaml"', rule)[1]
+            found[script[1]] = re.search(r'conda:\s+f?"../envs/(.+)\.yaml"', rule)[1]
     return found
 
 
-def imports(script: str) -> set[str]:
-    """Top-level names that a script imports through any module of ours, at any depth."""
+def imports(script: str, *targets: str) -> set[str]:
+    """Top-level names that a script imports through any module of ours, at any depth.
+
+    targets : classes that it loads by name
+    """
     files = set(stale._closure(script))
-    if any(file.endswith("stages/models.py") for file in files):  # loads classes by their names
-        for part in (registry.CLASSIFIERS, registry.ATTACKS, registry.DEFENSES):
-            for target in part.values():
-                files.update(stale._closure(target.split(":")[0]))
-        for target in registry.RESTORATIONS.values():
-            files.update(stale._closure(target.split(":")[0]))
-    if script == "prepare_images.py":
-        for target in registry.DATASETS.values():
-            files.update(stale._closure(target.split(":")[0]))
+    for target in targets:
+        files.update(stale._closure(target.split(":")[0]))
     found = set()
     for file in files:
         if not file.endswith(".py"):
@@ -78,18 +77,34 @@ def imports(script: str) -> set[str]:
     return {name.split(".")[0] for name in found}
 
 
+def jobs(root) -> list[tuple[str, str, list[str]]]:
+    """(script, environment, classes that it may load)."""
+    found = []
+    for script, environment in rules(root).items():
+        section = {"table.py": "tables", "figure.py": "figures"}.get(script)
+        for target in registry.SECTIONS.get(section, {}).values():
+            needs_torch = "classifier" in schema.constant(target, "NEEDS")
+            found.append((script, "torch" if needs_torch else "plots", [target]))
+        if not section:
+            loads = any(f.endswith("pipeline/classes.py") for f in stale._closure(script))
+            sections = ("dataset", "classifiers", "attacks", "defenses") if loads else ()
+            classes = [t for s in sections for t in registry.SECTIONS[s].values()]
+            found.append((script, environment, classes))
+    return found
+
+
 def test_every_script_has_a_rule_and_an_environment(root):
     assert set(rules(root)) == {path.name for path in (root / "scripts").glob("*.py")}
-    assert set(rules(root).values()) == set(ENVIRONMENTS)
+    assert {environment for _, environment, _ in jobs(root)} == set(ENVIRONMENTS)
 
 
 def test_imports_are_in_the_rules_environment(root):
-    ours = {"tandem_defense"} | set(sys.stdlib_module_names)
-    for script, environment in rules(root).items():
-        needed = {PACKAGES.get(name, name) for name in imports(script) - ours}
+    ours = {"tandem_defense"} | set(sys.stdlib_module_names) | OPTIONAL
+    for script, environment, targets in jobs(root):
+        needed = {PACKAGES.get(name, name) for name in imports(script, *targets) - ours}
         absent = needed - set(dependencies(root, environment))
-        assert not absent, f"{script} needs {absent}: add to envs/{environment}.yaml"
-    assert "torch" in imports("attack.py") and "foolbox" not in imports("table1.py")
+        assert not absent, f"{script} {targets} needs {absent}: add to envs/{environment}.yaml"
+    assert "torch" in imports("attack.py") and "torch" not in imports("table.py")
 
 
 @pytest.fixture
@@ -158,5 +173,5 @@ def test_both_containers_are_made_of_the_lock_files_and_all_of_the_workflow(root
         assert "--require-hashes" in line and line.removesuffix(" \\").lstrip("& ") in apptainer
     copied = re.search(r"%files\n((?:    .+\n)+)", apptainer)[1].split()[::2]
     assert all((root / path).exists() for path in copied)
-    needed = {*PARTS, "Snakefile", "config.yaml", "benchmarks/restoration.csv"} - {"demo"}
+    needed = {*PARTS, "Snakefile", "config.yaml", "performance/restoration.csv"} - {"demo"}
     assert needed <= set(copied)

@@ -21,7 +21,7 @@ from cluster import Cluster, command, missing, wait_for
 pytestmark = pytest.mark.slurm
 
 CHUNKS = "results/predictions/tdips/0/small/feed_forward/{}-of-3.parquet"
-TABLES = ("table1.csv", "table1.md", "table1_comparisons.csv", "table2.csv", "table2.md")
+TABLES = ("table1.csv", "table1.md", "table2.csv", "table2.md")
 TARGETS = ("results/tables/table1.csv", "results/tables/table2.csv")
 LOST = {CHUNKS.format(chunk) for chunk in (1, 2)}
 STATUS = r"SLURM status is: '\w+'"
@@ -97,19 +97,15 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def checkout(root, tmp_path_factory):
-    """A copy of the workflow that knows the defense `faulty`."""
-    copy = copy_workflow(root, tmp_path_factory.mktemp("checkout"))
-    package = copy / "scripts/tandem_defense"
-    shutil.copy(root / "tests/faulty.py", package / "defenses/faulty.py")
-    with (package / "registry.py").open("a") as registry:
-        registry.write('DEFENSES["faulty"] = "tandem_defense.defenses.faulty:Faulty"\n')
-    return copy
+    """A copy of the workflow."""
+    return copy_workflow(root, tmp_path_factory.mktemp("checkout"))
 
 
 def working_directory(root: Path, folder: Path) -> Path:
-    """A folder with the small configuration."""
+    """A folder with the small configuration, and the defense `faulty` that it names."""
     folder.mkdir(exist_ok=True)
     shutil.copy(root / "tests/small/config.yaml", folder)
+    shutil.copy(root / "tests/support/faulty.py", folder)
     return folder
 
 
@@ -191,7 +187,7 @@ def submissions(run: Run) -> list[str]:
 
 
 def ask_for(run: Run, fault: str) -> None:
-    """Lose two chunks; the first job that makes one of them anew takes the fault."""
+    """Lose two chunks; the first job that makes one of them takes the fault."""
     for old in [*run.folder.glob("taken-*"), *run.folder.glob("faults/*")]:
         old.unlink()
     (run.folder / "faults").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The workflow for real, in small: interrupted, resumed, run again, changed."""
+"""The workflow for real, in a tiny configuration: interrupted, resumed, run again, changed."""
 
 import json
 import os
@@ -10,10 +10,12 @@ import time
 
 import pandas as pd
 import pytest
+import tiny
 import yaml
 from checkout import copy_workflow, planned, snakemake
 
-from tandem_defense import cache
+from tandem_defense.files.adversarial import read_adversarial
+from tandem_defense.files.images import read_images
 
 TARGET = "results/predictions/tdips.parquet"
 
@@ -22,34 +24,8 @@ TARGET = "results/predictions/tdips.parquet"
 def run(root, tmp_path_factory):
     """A finished run of both experiments, tiny, with two chunks, killed once on the way."""
     checkout = copy_workflow(root, tmp_path_factory.mktemp("workflow"))
-    file = checkout / "demo/config.yaml"
-    config = yaml.safe_load(file.read_text())
-    experiment = config["experiments"]["tdips"]
-    experiment |= {"images": 2, "chunks": 2}
-    small = experiment["classifiers"]["small"]
-    small["training"] = {"epochs": 1}
-    experiment["dataset"] |= {"train": 140}
-    experiment["classifiers"] = {"small": small}
-    for name in ("deepfool", "mifgsm", "cw"):
-        del experiment["attacks"][name]
-    for name in ("hgd", "comdefend"):
-        del experiment["defenses"][name]
-    for name in ("dip", "tdips"):
-        experiment["defenses"][name] |= {"feature_scale": 32}
-    config["tables"]["table1"] |= {"first_iterations": 1, "iterations": 2}
-    config["figures"]["figure3"] |= {"iterations": 4, "every": 2}
-    config["figures"]["figure6"] |= {"attacks": ["bim"], "iterations": 4, "every": 2}
-    config["figures"]["figure6"] |= {"first_iterations": [1, 2]}
-    config["figures"]["figure7"] |= {"first_iterations": 1, "iterations": 4, "images": 2}
-    config["figures"]["figure8"] |= {"first_iterations": 1, "iterations": 4, "images": 2}
-    funn = config["experiments"]["funn"]
-    funn |= {"images": 6}
-    funn["classifiers"]["classic"]["training"] = {"epochs": 1, "head_epochs": 2}
-    epochs = {"initialization_epochs": 1, "optimization_epochs": 1, "head_epochs": 2}
-    funn["classifiers"]["funn"]["training"] = epochs
-    funn["defenses"]["magnet"]["training"] = {"epochs": 1}
-    funn["attacks"] = {n: funn["attacks"][n] for n in ("deepfool_l2_50", "single_pixel")}
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    config = tiny.configuration()
+    (checkout / "demo/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     # Killed without warning as soon as the first attacked chunk is there.
     command = [sys.executable, "-m", "snakemake", "--directory", "demo", "--cores", "2", TARGET]
@@ -88,14 +64,16 @@ def test_a_second_run_has_nothing_to_do(run):
 def test_every_artifact_is_there(run):
     checkout, _ = run
     results = checkout / "demo/results"
-    for name in ("table1", "table2"):
+    for name in ("table1", "table2", "comparisons", "claims"):
         for ending in ("csv", "md", "tex"):
             assert (results / f"tables/{name}.{ending}").stat().st_size > 100
     for name in ("figure3", "figure6", "figure7", "figure8", "funn_figure2"):
         assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (results / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(pd.read_csv(results / f"figures/{name}.csv"))
     table = pd.read_csv(results / "tables/table1.csv")
-    columns = "dataset classifier defense attack n accuracy low high published".split()
+    columns = "dataset classifier defense attack first_iterations iteration".split()
+    columns += "n accuracy low high seeds published".split()
     assert list(table) == columns
     assert len(table) == 4 * 3 and (table["n"] == 2).all() and table["published"].isna().all()
     table = pd.read_csv(results / "tables/table2.csv")
@@ -106,7 +84,7 @@ def test_every_artifact_is_there(run):
     timing = pd.read_csv(results / "tables/timing.csv", index_col="rule")
     files = list((checkout / "demo/benchmarks").rglob("*.tsv"))
     assert timing.loc["all", "jobs"] == len(files) - 1  # all but its own
-    assert {"attack", "restore", "curve", "provenance"} < set(timing.index)
+    assert {"attack", "restore", "figures", "provenance"} < set(timing.index)
     assert provenance["seeds"] == {"tdips": [0], "funn": [0]} and provenance["packages"]["torch"]
 
 
@@ -207,53 +185,178 @@ def test_chunks_agree_with_the_whole(run):
     """Chunk 1 and chunk 2 hold different images, and no image depends on its chunk."""
     checkout, _ = run
     folder = checkout / "demo/results/adversarial/tdips/0/small/bim"
-    chunks = [cache.read_adversarial(folder / f"{i}-of-2.safetensors") for i in (1, 2)]
-    images = cache.read_images(checkout / "demo/results/images/tdips/test.safetensors")
+    chunks = [read_adversarial(folder / f"{i}-of-2.safetensors") for i in (1, 2)]
+    images = read_images(checkout / "demo/results/images/tdips/test.safetensors")
     assert [c.ids for c in chunks] == [images.ids[:1], images.ids[1:2]]
 
 
-def test_a_setting_reruns_exactly_what_depends_on_it(run):
-    checkout, _ = run
-    file = checkout / "demo/config.yaml"
-    before = file.read_text()
+def edit_yaml(path, value, *, remove=False):
+    """A change of the configuration under a dotted key, e.g. ``edit_yaml("tables.x", {…})``."""
+
+    def change(checkout):
+        file = checkout / "demo/config.yaml"
+        config = yaml.safe_load(file.read_text())
+        *parents, last = path.split(".")
+        place = config
+        for key in parents:
+            place = place[key]
+        if remove:
+            del place[last]
+        else:
+            place[last] = value
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    return change
+
+
+def edit_code(path, text="\n\nCHANGED = 1\n"):
+    """A change at the end of a file of the checkout."""
+
+    def change(checkout):
+        file = checkout / path
+        file.write_text(file.read_text() + text)
+
+    return change
+
+
+PACKAGE = "scripts/tandem_defense/"
+TABLES = "tables of the experiment"
+FIGURES = "figures of the experiment"
+# What is changed, and the rules that then run before tables and figures, with their jobs.
+CHANGES = {
+    "a label, `control` or `paper`": (
+        edit_yaml("experiments.tdips.defenses.jpeg.label", "JPEG"),
+        {},
+    ),
+    "the order or number of images of a figure": (edit_yaml("figures.figure7.images", 1), {}),
+    "a table or figure, added or removed": (
+        edit_yaml("figures.figure7", None, remove=True),
+        {},
+    ),
+    "a comment or docstring": (edit_code(PACKAGE + "attacks/base.py", "\n\n# A comment.\n"), {}),
+    "a caption in report/": (edit_code("report/curve.rst", "\nMore words.\n"), {}),
+    "a setting of an attack": (
+        edit_yaml("experiments.tdips.attacks.fgsm.epsilon", "4/255"),
+        {"attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1},
+    ),
+    "a setting of a feed-forward defense": (
+        edit_yaml("experiments.tdips.defenses.jpeg.quality", 50),
+        {"evaluate": 2, "gather_predictions": 1},
+    ),
+    "a setting of a restoration, or its read-outs": (
+        edit_yaml("experiments.tdips.defenses.dip.smoothing", 0.5),
+        {"restore": 2, "gather_predictions": 1},
+    ),
+    "a defense, added": (
+        edit_yaml("experiments.tdips.defenses.blur5", {"kind": "average_blur", "kernel": 5}),
+        {"evaluate": 2, "gather_predictions": 1},
+    ),
+    "an attack, added": (
+        edit_yaml("experiments.tdips.attacks.pgd", {"kind": "pgd"}),
+        {"attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1},
+    ),
+    "how a classifier is trained": (
+        edit_yaml("experiments.funn.classifiers.classic.training.epochs", 2),
+        {
+            "train_classifier": 1,
+            "attack": 2,
+            "evaluate": 1,
+            "gather_predictions": 1,
+        },
+    ),
+    "code of one family of attacks": (
+        edit_code(PACKAGE + "attacks/gradient.py"),
+        {"attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1},
+    ),
+    "code of one feed-forward defense": (
+        edit_code(PACKAGE + "defenses/controls.py"),
+        {"evaluate": 2, "gather_predictions": 1},
+    ),
+    "code of the restoration engine": (
+        edit_code(PACKAGE + "restoration/engine.py"),
+        {"restore": 6, "restore_clean": 2, "gather_predictions": 1},
+    ),
+    "code of the stage `evaluate`": (
+        edit_code(PACKAGE + "pipeline/evaluate.py"),
+        {"evaluate": 3 + 1, "gather_predictions": 2},
+    ),
+    "code of the stage `restore`": (
+        edit_code(PACKAGE + "pipeline/restore.py"),
+        {"restore": 6, "restore_clean": 2, "gather_predictions": 1},
+    ),
+    "code of the download client": (edit_code(PACKAGE + "files/download.py"), {}),
+    "code that checks a configuration": (
+        edit_code(PACKAGE + "pipeline/configuration.py"),
+        {},
+    ),
+    "a class, registered": (
+        edit_code(PACKAGE + "pipeline/registry.py", '\nDEFENSES["x"] = "x:X"\n'),
+        {},
+    ),
+    "code of one kind of figure": (edit_code(PACKAGE + "artifacts/curve.py"), {}),
+}
+ARTIFACTS = {*tiny.configuration()["tables"], *tiny.configuration()["figures"]}
+ALWAYS = {*ARTIFACTS, "overview", "provenance", "timing", "all", "tables", "figures"}
+
+
+def changed_jobs(checkout, change) -> dict[str, int]:
+    """The jobs that a change plans; the checkout is as it was afterwards."""
+    files = [checkout / "demo/config.yaml", checkout / "report/curve.rst"]
+    files += [p for p in (checkout / "scripts").rglob("*.py")]
+    before = {file: file.read_text() for file in files}
     try:
-        config = yaml.safe_load(before)
-        config["experiments"]["tdips"]["attacks"]["fgsm"]["epsilon"] = "4/255"
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
-        # two chunks attacked, then evaluated and restored by t-DIPs
-        expected = {"attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1}
-        assert planned(snakemake(checkout, "-n", TARGET)) == expected
-
-        config = yaml.safe_load(before)
-        config["experiments"]["tdips"]["defenses"]["dip"]["smoothing"] = 0.5
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
-        expected = {"restore": 2, "gather_predictions": 1}
-        assert planned(snakemake(checkout, "-n", TARGET)) == expected
+        change(checkout)
+        return planned(snakemake(checkout, "-n"))
     finally:
-        file.write_text(before)
+        for file, text in before.items():
+            if file.read_text() != text:
+                file.write_text(text)
 
 
-def test_code_reruns_exactly_what_depends_on_it(run):
+def page(rows: dict[str, dict[str, int]]) -> str:
+    """docs/changes.md."""
+    lines = []
+    for what, jobs in rows.items():
+        rules = ", ".join(f"`{name}`" for name in jobs if name not in ALWAYS)
+        drawn = sum(name in ARTIFACTS for name in jobs)
+        last = "none" if not drawn else "only what shows it" if drawn < 4 else "all that show it"
+        lines.append(f"| {what} | {rules or 'none'} | {last} |")
+    return (
+        "# What a change runs again\n\n"
+        "Made and checked by `tests/test_workflow.py`: each row is a dry run of a finished run with"
+        " that one change.\nA rule runs only for what the change touches. Tables and figures take"
+        " seconds; what follows them is overview, provenance and timing.\n\n"
+        "| what I change | rules that run | tables and figures |\n|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def test_a_change_reruns_exactly_what_depends_on_it(run, root):
     checkout, _ = run
-    expected = {
-        "tandem_defense/attacks/gradient.py": {
-            "attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1,
-        },
-        "tandem_defense/defenses/controls.py": {"evaluate": 2, "gather_predictions": 1},
-        "tandem_defense/restoration/engine.py": {
-            "restore": 6, "restore_clean": 2, "gather_predictions": 1,
-        },
-    }  # fmt: skip
-    for name, jobs in expected.items():
-        path = checkout / "scripts" / name
-        before = path.read_text()
-        try:
-            path.write_text(before + "\n# changed\n")
-            done = snakemake(checkout, "-n", TARGET)
-            assert planned(done) == jobs, name
-            assert "Params have changed" in done.stdout
-        finally:
-            path.write_text(before)
+    rows = {}
+    for what, (change, expected) in CHANGES.items():
+        rows[what] = jobs = changed_jobs(checkout, change)
+        assert {n: c for n, c in jobs.items() if n not in ALWAYS} == expected, (what, jobs)
+    assert not rows["a comment or docstring"] and not rows["code that checks a configuration"]
+    made = checkout.parent / "changes.md"
+    made.write_text(page(rows))
+    assert (root / "docs/changes.md").read_text() == page(rows), f"copy {made} to docs/"
+
+
+def test_the_checkout_may_move(run, tmp_path):
+    """Nothing is planned where the same results lie in another folder."""
+    checkout, _ = run
+    moved = shutil.copytree(checkout, tmp_path / "moved", symlinks=True)
+    assert planned(snakemake(moved, "-n")) == {}
+
+
+def test_paper_figures_and_nothing_else(run):
+    checkout, _ = run
+    done = snakemake(checkout, "-n", "--forceall", "regenerate_paper_figures")
+    jobs = set(planned(done))
+    assert {"table1", "table2", "figure6"} <= jobs
+    assert not {"comparisons", "figure3", "figure7", "overview", "timing"} & jobs
 
 
 def test_a_truncated_cache_names_itself_and_its_rule(run):

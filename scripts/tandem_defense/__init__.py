@@ -1,3 +1,3 @@
-"""Unsupervised adversarial defenses: t-DIPs, FUNN, and what they are held against."""
+"""Unsupervised adversarial defenses: t-DIPs, FUNN, and what they are compared with."""
 
 __version__ = "0.1.0"

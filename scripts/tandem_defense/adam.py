@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Adam:
-    """Adam with PyTorch's defaults; `learning_rate` may be changed between steps.
+    """Adam with PyTorch's defaults for β₂ and ε.
 
     Gradients that the parameters have already are forgotten.
 
@@ -15,9 +15,8 @@ class Adam:
     its default on a CPU is an operation per parameter and line of the formula.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float):
+    def __init__(self, parameters: Iterable[Tensor]):
         self.parameters = list(parameters)
-        self.learning_rate = learning_rate
         self.forget()
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
@@ -25,7 +24,7 @@ class Adam:
         self.steps = [torch.zeros((), device=device) for _ in self.parameters]
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, learning_rate: float, beta1: float = 0.9) -> None:
         """θ ← θ − lr · m̂ / (√v̂ + 1e-8), and forget the gradients."""
         torch._foreach_add_(self.steps, 1)
         torch._fused_adam_(
@@ -35,8 +34,8 @@ class Adam:
             self.square,
             [],
             self.steps,
-            lr=self.learning_rate,
-            beta1=0.9,
+            lr=learning_rate,
+            beta1=beta1,
             beta2=0.999,
             weight_decay=0.0,
             eps=1e-8,

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         help="remove adversarial perturbations from a picture with t-DIPs",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    command.add_argument("picture", type=Path, help="PNG, JPEG, ...; RGB or grey, any size")
+    command.add_argument("picture", type=Path, help="PNG, JPEG, ...; RGB or gray, any size")
     command.add_argument("-o", "--output", type=Path, required=True, help="where to write it")
     command.add_argument(
         "--iterations", type=_count, default=1000, help="λ₂, of the second network"
@@ -68,14 +68,14 @@ def restore(options: argparse.Namespace) -> None:
     from tandem_defense import device
     from tandem_defense.defenses.dip import TandemDIP
 
-    where = device.prepare(options.threads, options.device)
+    chosen = device.prepare(options.threads, options.device)
     defense = TandemDIP(
         first_iterations=(options.first_iterations,),
         iterations=options.iterations,
         feature_scale=options.feature_scale,
         seed=options.seed,
     )
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).to(where)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).to(chosen)
     with tqdm(total=defense.steps(1, options.iterations), unit="step") as bar:
         defense.progress = bar.update
         restored = defense(images, ["picture"])
@@ -94,11 +94,11 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:  # nothing is decoded yet
                 raise ValueError(f"{path} has {picture.size} pixels: make it smaller")
-            grey = picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+            gray = picture.mode in ("1", "L", "LA", "I", "I;16", "F")
             if picture.mode in ("I", "I;16", "F"):
                 raise ValueError(f"{path} has more than 8 bits per pixel: convert it to 8 bits")
             alpha = picture.mode in ("LA", "RGBA", "PA") or "transparency" in picture.info
-            mode = ("LA" if grey else "RGBA") if alpha else ("L" if grey else "RGB")
+            mode = ("LA" if gray else "RGBA") if alpha else ("L" if gray else "RGB")
             pixels = np.array(picture.convert(mode))
     except FileNotFoundError:
         raise

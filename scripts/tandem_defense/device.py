@@ -28,10 +28,10 @@ def prepare(threads: int = 1, device: str = "auto") -> torch.device:
         gpus = visible_gpus()
         if len(gpus) > 1 and not _held:
             os.environ["CUDA_VISIBLE_DEVICES"] = claim(gpus)
-        found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if found.type == "cuda" else None
-        log.info("%s%s, %d CPU threads", found, f" (GPU {gpu})" if gpu else "", threads)
-        return found
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if chosen.type == "cuda" else None
+        log.info("%s%s, %d CPU threads", chosen, f" (GPU {gpu})" if gpu else "", threads)
+        return chosen
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but there is no CUDA GPU: use cpu")
     return torch.device(device)

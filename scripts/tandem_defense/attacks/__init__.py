@@ -1,1 +1,1 @@
-"""Adversarial attacks on Foolbox's interface, batched and independent of batch mates."""
+"""Adversarial attacks, batched and independent of batch mates: our own searches, and Foolbox's."""

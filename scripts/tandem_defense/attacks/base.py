@@ -1,25 +1,18 @@
-"""What every attack offers, and what attacks share: checks, predictions, gradients.
+"""What every attack offers, and what attacks share: predictions, gradients, checks of the input.
 
-An attack of the house wraps an attack of Foolbox: Foolbox's own wherever that is right, otherwise
-one of ours, which subclasses :class:`MinimalAttack` and so works on Foolbox's interface as well.
 Every step acts on the whole batch and on each image alone: batch mates never change a result.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-import eagerpy as ep
 import torch
 import torch.nn.functional as F
 from foolbox import PyTorchModel
-from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwargs
-from foolbox.criteria import Misclassification
 from torch import Tensor, nn
 
-from tandem_defense.settings import TYPES, Epsilon
+from tandem_defense.settings import Epsilon, Settings
 
 IMAGES_AT_ONCE = 1024  # bounds of one forward pass where an attack tries many candidates per image:
 VALUES_AT_ONCE = 2**22  # images, and pixel values
@@ -29,9 +22,10 @@ VALUES_AT_ONCE = 2**22  # images, and pixel values
 class AttackResult:
     """What an attack did to a batch of B images.
 
-    An image is returned unchanged where the classifier was wrong from the start (`success` is then
-    true) and where a search found nothing. An attack that spends a fixed budget returns its image
-    whether that fools or not. An image that fooled until it was clipped stays clipped.
+    An image is returned unchanged where it was misclassified from the start (`success` is then
+    true) and where a search does not succeed. An attack that spends a fixed budget returns its
+    image whether that fools the classifier or not. An image that fooled it until it was clipped
+    stays clipped.
     """
 
     images: Tensor  # (B, C, H, W) in [0, 1], of the input's dtype
@@ -43,27 +37,28 @@ class AttackResult:
     clipped: Tensor  # (B,) bool, the clip changed the image
 
 
-class Attack:
+class Attack(Settings):
     """An untargeted attack under the bounds [0, 1]: ``attack(classifier, images, labels)``.
 
-    Settings are the keyword-only parameters of a subclass, which defines :meth:`run`.
+    A subclass states its own settings and defines :meth:`run`, which may call any attack of
+    Foolbox.
 
     clip: afterwards, keep images within ±clip of the input ([0, 1] pixels); None: as they are.
 
     Raises ValueError where a setting, an image, a label or a seed is not what it has to be.
     """
 
+    clip: Epsilon | None = None
     semantics = "minimal"  # "fixed": the whole budget is spent, whether the image then fools or not
 
-    def __init__(self, *, clip: Epsilon | None = None):
-        if clip is not None:
-            check("Epsilon", clip=clip)
-        self.clip = clip
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
+        """Attacked images, (B, C, H, W); where a search does not succeed, any that do not fool.
 
-    def run(
-        self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> Tensor:
-        """Attacked images; `images` are not empty, and all of them are classified correctly."""
+        model: images in [0, 1] to logits (B, K)
+        images: (B, C, H, W) in [0, 1], B at least 1, all of them classified correctly
+        labels: (B,) int64
+        seeds: one per image, each in [0, 2⁶³)
+        """
         raise NotImplementedError
 
     def __call__(
@@ -73,11 +68,15 @@ class Attack:
         labels: Tensor,
         seeds: Sequence[int] | None = None,
     ) -> AttackResult:
-        """Attack the images that `classifier` (images to logits) gets right.
+        """Attack the images that `classifier` (images to logits) classifies correctly.
 
-        It is attacked in eval mode and left as it was, on its own device; the result is on the
-        images'. A random attack draws image i from its own generator, seeded with ``seeds[i]``
-        (absent: i).
+        images: (B, C, H, W), float32 or float64, in [0, 1]
+        labels: (B,) whole numbers, the true classes
+        seeds: one per image, each in [0, 2⁶³); a random attack draws image i's numbers from a
+            generator of its own, seeded with ``seeds[i]`` (absent: i)
+
+        The classifier is attacked in eval mode, on its own device, and left as it was; the result
+        is on the images' device.
         """
         check_images(images)
         seeds = check_seeds(seeds, len(images))
@@ -91,9 +90,9 @@ class Attack:
             attacked, prediction = x.clone(), clean.clone()
             clipped = torch.zeros_like(y, dtype=torch.bool)
             if len(todo):
-                found = self.run(model, x[todo], y[todo], [seeds[i] for i in todo.tolist()])
-                found = self._settle(model, found.detach(), x[todo], y[todo])
-                attacked[todo], clipped[todo] = self._clip(found, x[todo])
+                new = self.run(model, x[todo], y[todo], [seeds[i] for i in todo.tolist()])
+                new = self._settle(model, new.detach(), x[todo], y[todo])
+                attacked[todo], clipped[todo] = self._clip(new, x[todo])
                 prediction[todo] = predict(model, attacked[todo])
         difference = (attacked - x).double().flatten(1)
         result = AttackResult(
@@ -107,47 +106,23 @@ class Attack:
         )
         return AttackResult(**{name: value.to(home) for name, value in vars(result).items()})
 
-    def _settle(self, model: PyTorchModel, found: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """`found` in [0, 1], but the input where it is not finite or a search did not succeed."""
-        usable = found.flatten(1).isfinite().all(1)
-        found = torch.where(each(usable), found.clamp(0, 1), x)
+    def _settle(self, model: PyTorchModel, new: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """`new` in [0, 1], but the input where it is not finite or a search did not succeed."""
+        usable = new.flatten(1).isfinite().all(1)
+        new = torch.where(each(usable), new.clamp(0, 1), x)
         if self.semantics == "fixed":
-            return found
-        return torch.where(each(predict(model, found) != y), found, x)
+            return new
+        return torch.where(each(predict(model, new) != y), new, x)
 
-    def _clip(self, found: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`found` within ±clip of `x`, and whether that moved a pixel by more than rounding."""
+    def _clip(self, new: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`new` within ±clip of `x`, and whether that moved a pixel by more than rounding."""
         if self.clip is None:
-            return found, torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        near = found.clamp(x - self.clip, x + self.clip).clamp(0, 1)
-        return near, (found - near).abs().flatten(1).amax(1) > 1e-6
+            return new, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        near = new.clamp(x - self.clip, x + self.clip).clamp(0, 1)
+        return near, (new - near).abs().flatten(1).amax(1) > 1e-6
 
 
-class MinimalAttack(MinimizationAttack, ABC):
-    """Foolbox's interface for our searches, which then see tensors in [0, 1] and labels."""
-
-    @abstractmethod
-    def search(self, model: PyTorchModel, images: Tensor, labels: Tensor) -> Tensor:
-        """Adversarial images (B, C, H, W); anything that does not fool where there is none."""
-
-    def run(self, model, inputs, criterion, *, early_stop: float | None = None, **kwargs):
-        raise_if_kwargs(kwargs)
-        x, restore = ep.astensor_(inputs)
-        criterion = get_criterion(criterion)
-        if not isinstance(criterion, Misclassification):
-            raise ValueError(
-                f"{type(self).__name__} is untargeted: expected labels or Misclassification(labels)"
-                f" as criterion, got {criterion}"
-            )
-        low, high = model.bounds
-        images = (x.raw - low) / (high - low)
-        labels, model = criterion.labels.raw, model.transform_bounds((0, 1))
-        right = predict(model, images) == labels
-        found = torch.where(each(right), self.search(model, images, labels), images)
-        return restore(ep.astensor(found * (high - low) + low))
-
-
-# --- what attacks share -------------------------------------------------------------------------
+# --- what attacks share ---------------------------------------------------------------------------
 
 
 def each(values: Tensor) -> Tensor:
@@ -174,7 +149,10 @@ def predict(model: Callable, images: Tensor) -> Tensor:
 
 
 def gradient(model: Callable, images: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ J(x, y) of the cross-entropy J, (B, C, H, W): each image's own."""
+    """∇ₓ J(x, y) of the cross-entropy J, (B, C, H, W): each image's own.
+
+    Raises ValueError for a classifier that nothing can be differentiated through.
+    """
     x = images.detach().requires_grad_()
     loss = F.cross_entropy(model(x), labels, reduction="sum")
     if not loss.requires_grad:
@@ -210,9 +188,9 @@ def first_success(
     return first
 
 
-def generators_for(seeds: Sequence[int] | None, count: int) -> list[torch.Generator]:
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One generator per image, on the CPU so that every device draws the same numbers."""
-    return [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds, count)]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @contextmanager
@@ -238,52 +216,15 @@ def device_of(classifier: nn.Module, images: Tensor) -> torch.device:
     return next(classifier.parameters(), images).device
 
 
-# --- checks -------------------------------------------------------------------------------------
-
-
-def check(kind: str | tuple, *, minimum=None, maximum=None, **values) -> None:
-    """Raise ValueError unless each value is of this kind: a name in TYPES or a tuple of choices.
-
-    `minimum` and `maximum` narrow what TYPES allows.
-
-    >>> check("Count", steps=0)
-    Traceback (most recent call last):
-    ValueError: steps is 0, expected a whole number, at least 1
-    """
-    for key, value in values.items():
-        if isinstance(kind, tuple):
-            allowed, good = " or ".join(map(repr, kind)), value in kind
-        else:
-            narrower = {"minimum": minimum, "maximum": maximum}
-            given = {name: bound for name, bound in narrower.items() if bound is not None}
-            allowed, good = _allowed(TYPES[kind] | given, value)
-        if not good:
-            raise ValueError(f"{key} is {value!r}, expected {allowed}")
-
-
-def _allowed(kind: dict, value) -> tuple[str, bool]:
-    """What a schema allows in words, and whether `value` is that."""
-    whole = kind["type"] == "integer"
-    words, tests = ["a whole number" if whole else "a finite number"], []
-    for key, word, test in (
-        ("exclusiveMinimum", "above", lambda bound: value > bound),
-        ("minimum", "at least", lambda bound: value >= bound),
-        ("maximum", "at most", lambda bound: value <= bound),
-    ):
-        if key in kind:
-            words.append(f"{word} {kind[key]}")
-            tests.append((test, kind[key]))
-    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    good = number and abs(value) < float("inf") and all(test(bound) for test, bound in tests)
-    return ", ".join(words), good
+# --- checks of the input --------------------------------------------------------------------------
 
 
 def check_images(images: Tensor) -> None:
     """(B, C, H, W), float32 or float64, finite, in [0, 1]; B may be 0."""
     if not isinstance(images, Tensor) or images.ndim != 4:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(
-            f"images are {found}, expected a tensor (B, C, H, W); images[None] makes one a batch"
+            f"images are {given}, expected a tensor (B, C, H, W); images[None] makes one a batch"
         )
     if images.dtype not in (torch.float32, torch.float64):
         raise ValueError(
@@ -294,11 +235,13 @@ def check_images(images: Tensor) -> None:
         return
     if not images.isfinite().all():
         broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"images {broken[:5]} hold NaN or infinity, expected finite values only")
+        raise ValueError(
+            f"images {broken[:5]} contain NaN or infinity, expected finite values only"
+        )
     low, high = images.min().item(), images.max().item()
     if low < 0 or high > 1:
         raise ValueError(
-            f"images range from {low:g} to {high:g}, expected [0, 1]; normalization belongs into "
+            f"images range from {low:g} to {high:g}, expected [0, 1]; normalization belongs in "
             "the classifier, 8-bit values have to be divided by 255"
         )
 
@@ -306,9 +249,9 @@ def check_images(images: Tensor) -> None:
 def check_labels(labels: Tensor, images: Tensor, model: Callable) -> Tensor:
     """(B,) whole numbers, each one of the classifier's classes; as int64."""
     if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
-        found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        given = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(
-            f"labels are {found}, expected a tensor ({len(images)},): one class per image"
+            f"labels are {given}, expected a tensor ({len(images)},): one class per image"
         )
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise ValueError(f"labels are {labels.dtype}, expected whole numbers; use labels.long()")

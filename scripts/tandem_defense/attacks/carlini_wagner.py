@@ -1,14 +1,12 @@
 """The attack of Carlini and Wagner (2017) in L2, as Foolbox 3 has it, without its pitfalls."""
 
-from collections.abc import Sequence
-
 import torch
 from foolbox import PyTorchModel
 from foolbox.attacks import L2CarliniWagnerAttack
 from torch import Tensor
 
-from tandem_defense.attacks.base import Attack, check, each
-from tandem_defense.settings import Count, Epsilon, Positive
+from tandem_defense.attacks.base import Attack, each
+from tandem_defense.settings import Count, NonNegative, Positive
 
 
 class CarliniWagnerL2(Attack):
@@ -23,32 +21,19 @@ class CarliniWagnerL2(Attack):
     steps: steps of Adam for each c.
     step_size: its learning rate, in units of w.
     initial_const: the first c.
-    confidence: κ, by how much another logit has to exceed the true class's; at least 0.
+    confidence: κ, by how much another logit has to exceed the true class's.
     clip: see :class:`Attack`. The attack minimizes L2 and knows no L∞ bound.
 
     Raises ValueError for a setting out of range. The defaults are Foolbox 2's.
     """
 
-    def __init__(
-        self,
-        *,
-        binary_search_steps: Count = 5,
-        steps: Count = 1000,
-        step_size: Positive = 5e-3,
-        initial_const: Positive = 1e-2,
-        confidence: float = 0,
-        clip: Epsilon | None = None,
-    ):
-        super().__init__(clip=clip)
-        check("Count", binary_search_steps=binary_search_steps, steps=steps)
-        check("Positive", step_size=step_size, initial_const=initial_const)
-        check("float", minimum=0, confidence=confidence)
-        self.binary_search_steps, self.steps, self.step_size = binary_search_steps, steps, step_size
-        self.initial_const, self.confidence = initial_const, confidence
+    binary_search_steps: Count = 5
+    steps: Count = 1000
+    step_size: Positive = 5e-3
+    initial_const: Positive = 1e-2
+    confidence: NonNegative = 0
 
-    def run(
-        self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> Tensor:
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         attack = L2CarliniWagnerAttack(
             binary_search_steps=self.binary_search_steps,
             steps=self.steps,
@@ -57,6 +42,6 @@ class CarliniWagnerL2(Attack):
             confidence=self.confidence,
             abort_early=False,
         )
-        found = attack.run(model, images, labels)
-        black = found.flatten(1).eq(0).all(1)  # a black image may well be "adversarial"
-        return torch.where(each(black), images, found)
+        attacked = attack.run(model, images, labels)
+        black = attacked.flatten(1).eq(0).all(1)  # a black image may well be "adversarial"
+        return torch.where(each(black), images, attacked)

@@ -1,14 +1,13 @@
 """DeepFool (Moosavi-Dezfooli et al. 2016), as Foolbox 3 has it."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from foolbox import PyTorchModel
 from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 from torch import Tensor
 
-from tandem_defense.attacks.base import Attack, check
-from tandem_defense.settings import Count, Epsilon, Fraction
+from tandem_defense.attacks.base import Attack
+from tandem_defense.settings import Count, Fraction
 
 
 class DeepFoolL2(Attack):
@@ -23,34 +22,26 @@ class DeepFoolL2(Attack):
     overshoot: how far beyond the boundary, as a share of the accumulated perturbation.
     loss: F, the "logits" or the log-probabilities ("crossentropy", as in Foolbox 2); their
         differences f_k are the same, so the two differ by rounding alone.
-    clip: see :class:`Attack`. t-DIPs holds DeepFool against ±8/255, which the attack itself
-        does not know.
+    clip: see :class:`Attack`. The attack itself knows no L∞ bound; t-DIPs clips it to ±8/255.
 
     Raises ValueError for a setting out of range.
     """
 
+    steps: Count = 50
+    candidates: Count = 10
+    overshoot: Fraction = 0.02
+    loss: Literal["logits", "crossentropy"] = "logits"
     foolbox = L2DeepFoolAttack
 
-    def __init__(
-        self,
-        *,
-        steps: Count = 50,
-        candidates: Count = 10,
-        overshoot: Fraction = 0.02,
-        loss: Literal["logits", "crossentropy"] = "logits",
-        clip: Epsilon | None = None,
-    ):
-        super().__init__(clip=clip)
-        check("Count", steps=steps)
-        check("Count", minimum=2, candidates=candidates)
-        check("Fraction", overshoot=overshoot)
-        check(("logits", "crossentropy"), loss=loss)
-        self.steps, self.candidates = steps, candidates
-        self.overshoot, self.loss = overshoot, loss
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates < 2:
+            raise ValueError(
+                f"{type(self).__name__}: candidates: found {self.candidates}, allowed is a whole "
+                "number ≥ 2: the true class and another"
+            )
 
-    def run(
-        self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> Tensor:
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         attack = self.foolbox(
             steps=self.steps, candidates=self.candidates, overshoot=self.overshoot, loss=self.loss
         )
@@ -64,16 +55,3 @@ class DeepFoolLinf(DeepFoolL2):
     """
 
     foolbox = LinfDeepFoolAttack
-
-    def __init__(
-        self,
-        *,
-        steps: Count = 50,
-        candidates: Count = 10,
-        overshoot: Fraction = 0.02,
-        loss: Literal["logits", "crossentropy"] = "logits",
-        clip: Epsilon | None = None,
-    ):
-        super().__init__(
-            steps=steps, candidates=candidates, overshoot=overshoot, loss=loss, clip=clip
-        )

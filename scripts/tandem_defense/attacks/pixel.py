@@ -1,41 +1,42 @@
 """Attacks that look at logits alone and change few pixels; Foolbox 3 has neither."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from foolbox import PyTorchModel
-from foolbox.distances import l2
 from torch import Tensor
 
 from tandem_defense.attacks.base import (
     Attack,
-    MinimalAttack,
     at_once,
-    check,
     first_success,
-    generators_for,
+    generators,
     logits_of,
     predict,
 )
-from tandem_defense.settings import Count, Epsilon, Positive
+from tandem_defense.settings import Count, Positive
 
 START_SHARE = 0.1  # local search starts from this share of the pixels (Foolbox 2)
 
 
-class SinglePixelAttack(MinimalAttack):
-    """Random pixels in turn, all channels first to 0, then to 1, until one fools (Foolbox 2)."""
+class SinglePixel(Attack):
+    """One pixel, in all channels, to 0 or to 1: the first of a random order that fools.
 
-    distance = l2
+    Source: Foolbox 2's SinglePixelAttack. Where an image has at most `max_pixels` pixels (MNIST:
+    784) every pixel is tried. One draw per image, from its own seed.
 
-    def __init__(self, *, max_pixels: Count = 1000, seeds: Sequence[int] | None = None):
-        self.max_pixels, self.seeds = max_pixels, seeds
+    max_pixels: pixels tried per image, each first with 0, then with 1.
+    clip: see :class:`Attack`.
 
-    def search(self, model: PyTorchModel, images: Tensor, labels: Tensor) -> Tensor:
+    Raises ValueError for a setting out of range.
+    """
+
+    max_pixels: Count = 1000
+
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         pixels = images[0, 0].numel()
-        generators = generators_for(self.seeds, len(images))
-        order = torch.stack([torch.randperm(pixels, generator=g) for g in generators])
+        order = torch.stack([torch.randperm(pixels, generator=g) for g in generators(seeds)])
         order = order[:, : self.max_pixels].to(images.device)  # (B, m)
 
         def candidates(rows: Tensor, i: Tensor) -> Tensor:
@@ -45,49 +46,63 @@ class SinglePixelAttack(MinimalAttack):
             return tried.scatter_(3, chosen, values).unflatten(3, images.shape[2:])
 
         first = first_success(model, images, labels, candidates, 2 * order.shape[1])
-        found = images.clone().flatten(2)  # (B, C, HW)
+        attacked = images.clone().flatten(2)  # (B, C, HW)
         hit = (first >= 0).nonzero().squeeze(1)
-        found[hit, :, order[hit, first[hit] // 2]] = (first[hit, None] % 2).to(images)
-        return found.view_as(images)
+        attacked[hit, :, order[hit, first[hit] // 2]] = (first[hit, None] % 2).to(images)
+        return attacked.view_as(images)
 
 
-class LocalSearchAttack(MinimalAttack):
+class LocalSearch(Attack):
     """Greedy local search (Narodytska and Kasiviswanathan 2016, algorithm LocSearchAdv).
 
-    With x centred, in [−1/2, 1/2], a round scores each candidate pixel by the true class's
+    With x centered, in [−1/2, 1/2], a round scores each candidate pixel by the true class's
     probability after it alone was set to p · sign(x), picks t pixels, and moves each of them for
     good to r · x, wrapped around into [−1/2, 1/2]. The next round's candidates are the squares of
     side 2d + 1 around them.
+
+    Source: Foolbox 2's LocalSearchAttack, with its starting pixels: 10 % of the image's, at most
+    `start_pixels`. Random draws come from each image's own seed.
+
+    r: factor of a chosen pixel's centered value, in (0, 2]; beyond ±1/2 it wraps around.
+    p: centered value that probes a pixel; 10 is far outside [0, 1] on purpose.
+    d: half side of the squares that contain the next candidates, in pixels.
+    t: pixels moved per round.
+    rounds: most rounds; an image stops where it first fools.
+    start_pixels: most candidates per round, and most at the start.
+    order: "foolbox", the pixels that leave the true class most likely (Foolbox 2.1 to 2.4);
+        "paper", least likely (Foolbox up to 2.0).
+    clip: see :class:`Attack`.
+
+    Raises ValueError for a setting out of range.
     """
 
-    distance = l2
+    r: Positive = 1.5
+    p: Positive = 10.0
+    d: Count = 5
+    t: Count = 5
+    rounds: Count = 150
+    start_pixels: Count = 128
+    order: Literal["foolbox", "paper"] = "foolbox"
 
-    def __init__(
-        self,
-        *,
-        r: Positive = 1.5,
-        p: Positive = 10.0,
-        d: Count = 5,
-        t: Count = 5,
-        rounds: Count = 150,
-        start_pixels: Count = 128,
-        order: Literal["foolbox", "paper"] = "foolbox",
-        seeds: Sequence[int] | None = None,
-    ):
-        self.r, self.p, self.d, self.t, self.rounds = r, p, d, t, rounds
-        self.start_pixels, self.order, self.seeds = start_pixels, order, seeds
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r > 2:
+            raise ValueError(
+                f"LocalSearch: r: found {self.r}, allowed is a number > 0 and ≤ 2: a pixel beyond "
+                "±1 would wrap around more than once"
+            )
 
-    def search(self, model: PyTorchModel, images: Tensor, labels: Tensor) -> Tensor:
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         shape, pixels = images.shape[1:], images[0, 0].numel()
-        generators = generators_for(self.seeds, len(images))
-        found = images.clone()
+        random = generators(seeds)
+        attacked = images.clone()
         rows = torch.arange(len(images), device=images.device)  # those not yet fooled, (n,)
         x = images.flatten(2) - 0.5  # (n, C, HW)
         moved = torch.zeros_like(x[:, 0], dtype=torch.bool)  # (n, HW)
         candidates = torch.ones_like(moved)  # (n, HW)
         count = min(max(1, int(START_SHARE * pixels)), self.start_pixels)
         for _ in range(self.rounds):
-            drawn, valid = draw(candidates, count, [generators[i] for i in rows.tolist()])
+            drawn, valid = draw(candidates, count, [random[i] for i in rows.tolist()])
             scores = self._scores(model, x, drawn, valid, labels[rows], shape)
             chosen = self._choose(scores, drawn, valid, moved)
             x = torch.where(chosen[:, None], self._wrap(self.r * x), x)
@@ -96,14 +111,14 @@ class LocalSearchAttack(MinimalAttack):
             now = torch.where(moved[:, None], x + 0.5, images[rows].flatten(2))
             now = now.clamp(0, 1).unflatten(2, shape[1:])
             fools = predict(model, now) != labels[rows]
-            found[rows[fools]] = now[fools]
+            attacked[rows[fools]] = now[fools]
             rows, x, moved, chosen = (of[~fools] for of in (rows, x, moved, chosen))
             if not len(rows):
                 break
-            maps = chosen.unflatten(1, (1, *shape[1:])).to(x)  # (n, 1, H, W)
-            candidates = F.max_pool2d(maps, 2 * self.d + 1, 1, self.d).flatten(1).bool()
+            marks = chosen.unflatten(1, (1, *shape[1:])).to(x)  # (n, 1, H, W)
+            candidates = F.max_pool2d(marks, 2 * self.d + 1, 1, self.d).flatten(1).bool()
             count = self.start_pixels
-        return found
+        return attacked
 
     def _scores(self, model, x: Tensor, drawn: Tensor, valid: Tensor, labels: Tensor, shape):
         """Probability of the true class once a drawn pixel is p · sign(x), (n, m)."""
@@ -128,7 +143,7 @@ class LocalSearchAttack(MinimalAttack):
 
     @staticmethod
     def _wrap(x: Tensor) -> Tensor:
-        """x in [−1, 1] wrapped into [−1/2, 1/2], once round."""
+        """x in [−1, 1] wrapped into [−1/2, 1/2], once around."""
         return x + (x < -0.5).to(x) - (x > 0.5).to(x)
 
 
@@ -142,71 +157,3 @@ def draw(candidates: Tensor, count: int, generators: list[torch.Generator]):
     keys = torch.stack(keys).to(candidates.device).masked_fill(~candidates, torch.inf)
     keys, drawn = keys.topk(min(count, pixels), largest=False, sorted=True)
     return drawn, keys.isfinite()
-
-
-class SinglePixel(Attack):
-    """One pixel, in all channels, to 0 or to 1: the first of a random order that fools.
-
-    Source: Foolbox 2's SinglePixelAttack. Where an image has at most `max_pixels` pixels (MNIST:
-    784) every pixel is tried. One draw per image, from its own seed.
-
-    max_pixels: pixels tried per image, each first with 0, then with 1.
-    clip: see :class:`Attack`.
-
-    Raises ValueError for a setting out of range.
-    """
-
-    def __init__(self, *, max_pixels: Count = 1000, clip: Epsilon | None = None):
-        super().__init__(clip=clip)
-        check("Count", max_pixels=max_pixels)
-        self.max_pixels = max_pixels
-
-    def run(
-        self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> Tensor:
-        return SinglePixelAttack(max_pixels=self.max_pixels, seeds=seeds).run(model, images, labels)
-
-
-class LocalSearch(Attack):
-    """Greedy local search over single pixels, see :class:`LocalSearchAttack` for the algorithm.
-
-    Source: Foolbox 2's LocalSearchAttack, with its starting pixels: 10 % of the image's, at most
-    `start_pixels`. Random draws come from each image's own seed.
-
-    r: factor of a chosen pixel's centred value, in (0, 2]; beyond ±1/2 it wraps around.
-    p: centred value that probes a pixel; 10 is far outside [0, 1] on purpose.
-    d: half side of the squares that hold the next candidates, in pixels.
-    t: pixels moved per round.
-    rounds: most rounds; an image stops where it first fools.
-    start_pixels: most candidates per round, and most at the start.
-    order: "foolbox", the pixels that leave the true class most likely (Foolbox 2.1 to 2.4);
-        "paper", least likely (Foolbox up to 2.0).
-    clip: see :class:`Attack`.
-
-    Raises ValueError for a setting out of range.
-    """
-
-    def __init__(
-        self,
-        *,
-        r: Positive = 1.5,
-        p: Positive = 10.0,
-        d: Count = 5,
-        t: Count = 5,
-        rounds: Count = 150,
-        start_pixels: Count = 128,
-        order: Literal["foolbox", "paper"] = "foolbox",
-        clip: Epsilon | None = None,
-    ):
-        super().__init__(clip=clip)
-        check("Positive", maximum=2, r=r)
-        check("Positive", p=p)
-        check("Count", d=d, t=t, rounds=rounds, start_pixels=start_pixels)
-        check(("foolbox", "paper"), order=order)
-        self.settings = {"r": r, "p": p, "d": d, "t": t, "rounds": rounds}
-        self.settings |= {"start_pixels": start_pixels, "order": order}
-
-    def run(
-        self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: Sequence[int]
-    ) -> Tensor:
-        return LocalSearchAttack(**self.settings, seeds=seeds).run(model, images, labels)

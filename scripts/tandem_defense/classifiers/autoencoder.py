@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.classifiers.strided import Enlarge, Shrink
-from tandem_defense.settings import Count, Positive, Size, Sizes
+from tandem_defense.settings import Count, Counts, Positive, Settings, Size, checked
 from tandem_defense.training import (
-    check_choice,
     check_images,
-    check_positive,
     check_training,
     frozen,
     generator,
@@ -50,7 +48,66 @@ def constraint(
     return (beta - error if penalty == "corrected" else error - beta).clamp_min(0)
 
 
-class Autoencoder(nn.Module):
+def attacker_loss(
+    x: Tensor,
+    attacked: Tensor,
+    restored: Tensor | None = None,
+    *,
+    unit: Literal["mse", "l2", "sum"] = "mse",
+    gamma: float = 5.0,
+    beta: float = 0.01,
+    penalty: Literal["corrected", "as_printed"] = "corrected",
+) -> Tensor:
+    """What the attacker minimizes, a scalar: eq. (3), L(Att(x), x).
+
+    With `restored` also the penalty for violating (5), γ · :func:`constraint` of L(x, Def(Att(x))).
+
+    x, attacked, restored : the images, Att(x) and Def(Att(x)), each (B, C, H, W)
+    """
+    loss = distance(attacked, x, unit)
+    if restored is not None:
+        loss = loss + gamma * constraint(distance(x, restored, unit), beta=beta, penalty=penalty)
+    return loss
+
+
+def defender_loss(
+    x: Tensor, restored: Tensor, *, unit: Literal["mse", "l2", "sum"] = "mse"
+) -> Tensor:
+    """What the defender minimizes, a scalar: eq. (4), L(x, Def(Att(x)))."""
+    return distance(x, restored, unit)
+
+
+def both_losses(
+    x: Tensor,
+    attacked: Tensor,
+    defender: nn.Module,
+    *,
+    unit: Literal["mse", "l2", "sum"],
+    gamma: float,
+    beta: float,
+    penalty: Literal["corrected", "as_printed"],
+) -> dict[str, Tensor]:
+    """The terms of both players' losses, whose sum has one backward pass instead of two.
+
+    It gives the attacker the gradient of :func:`attacker_loss` and the defender that of
+    :func:`defender_loss`. Of the attacker's loss the penalty alone passes the defender, and by the
+    chain rule its gradient is the error's times the penalty's slope. So the defender descends on
+    its error, and the gradient that leaves it for the attacker is multiplied by the slope.
+    """
+    shown = attacked.view_as(attacked)  # the hook is on this view: eq. (3) goes past it
+    error = defender_loss(x, defender(shown), unit=unit)
+    at = error.detach().requires_grad_()
+    violation = gamma * constraint(at, beta=beta, penalty=penalty)
+    (slope,) = torch.autograd.grad(violation, at)
+    shown.register_hook(lambda gradient: slope * gradient)
+    return {
+        "attacker (3)": attacker_loss(x, attacked, unit=unit),
+        "defender (4)": error,
+        "penalty (5)": violation.detach(),
+    }
+
+
+class Autoencoder(Settings, nn.Module):
     """Images (B, C, S, S) in [0, 1] to images of the same shape and range (the paper's Figure 1).
 
     Encoder: 3×3 convolutions of stride 2 with ReLU, S → ⌈S/2⌉ per layer (28 → 14 → 7 → 4).
@@ -59,11 +116,14 @@ class Autoencoder(nn.Module):
     concatenated to them before they are decoded.
     """
 
-    def __init__(self, *, channels: Count, size: Count, widths: Sizes, noise_size: Size = 0):
-        super().__init__()
-        check_positive(channels=channels, size=size, **{f"width {w!r}": w for w in widths})
-        self.noise_size = noise_size
-        sizes = [size]
+    channels: Count
+    size: Count
+    widths: Counts
+    noise_size: Size = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, widths, sizes = self.channels, self.widths, [self.size]
         for _ in widths:
             sizes.append((sizes[-1] + 1) // 2)
         self.shape = (widths[-1], sizes[-1], sizes[-1])  # of an image's features
@@ -74,7 +134,7 @@ class Autoencoder(nn.Module):
         for (o, i), (large, small) in reversed(
             list(zip(pairwise((channels, *widths)), pairwise(sizes), strict=True))
         ):
-            entry = i + noise_size if not decoder else i
+            entry = i + self.noise_size if not decoder else i
             extra = large - (2 * small - 1)  # 1 where the size to come back to is even
             decoder += [Enlarge(entry, o, extra), nn.ReLU(inplace=True)]
         self.encoder = nn.Sequential(*encoder)
@@ -105,23 +165,24 @@ class ClassicAutoencoder(Classifier):
     Images (B, `channels`, `size`, `size`) in [0, 1].
     """
 
-    def __init__(
-        self,
-        *,
-        classes: Count = 10,
-        channels: Count = 1,
-        size: Count = 28,
-        widths: Sizes = (16, 32, 64),
-        hidden: Count = 64,
-    ):
-        super().__init__()
-        check_positive(classes=classes, hidden=hidden)
-        self.classes, self.channels, self.size = classes, channels, size
+    classes: Count = 10
+    channels: Count = 1
+    size: Count = 28
+    widths: Counts = (16, 32, 64)
+    hidden: Count = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         with seeded(0):
-            self.autoencoder = Autoencoder(channels=channels, size=size, widths=widths)
+            self.autoencoder = Autoencoder(
+                channels=self.channels, size=self.size, widths=self.widths
+            )
             features = torch.Size(self.autoencoder.shape).numel()
             self.dense = nn.Sequential(
-                nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+                nn.Flatten(),
+                nn.Linear(features, self.hidden),
+                nn.ReLU(),
+                nn.Linear(self.hidden, self.classes),
             )
         self.eval()
 
@@ -141,6 +202,7 @@ class ClassicAutoencoder(Classifier):
         """The autoencoder's output, shape and range as the input's."""
         return self.autoencoder(images)
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -162,10 +224,6 @@ class ClassicAutoencoder(Classifier):
         Raises ValueError for wrong shapes, ranges, labels or settings.
         """
         self.check(images, labels)
-        check_positive(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-        check_choice(("mse", "l2", "sum"), loss_unit=loss_unit)
-        check_choice(("torch", "glorot", "he"), initial_weights=initial_weights)
-        check_positive(head_epochs=head_epochs, head_rate=head_rate)
         initialize(self, seed, initial_weights)
         x = images
 
@@ -175,11 +233,11 @@ class ClassicAutoencoder(Classifier):
         minimize(
             loss,
             [(self.autoencoder.parameters(), learning_rate)],
+            name="autoencoder",
+            order=generator(seed, "autoencoder", "order"),
             count=len(x),
             epochs=epochs,
             batch_size=batch_size,
-            seed=seed,
-            name="autoencoder",
         )
         self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)
 
@@ -210,11 +268,11 @@ class ClassicAutoencoder(Classifier):
         minimize(
             loss,
             [(self.dense.parameters(), rate)],
+            name="classifier",
+            order=generator(seed, "classifier", "order"),
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
-            seed=seed,
-            name="classifier",
         )
         self.eval()
 
@@ -226,23 +284,16 @@ class FUNN(ClassicAutoencoder):
     `noise_size` numbers from U(0, 1), is needed in training and for :meth:`perturb` only.
     """
 
-    def __init__(
-        self,
-        *,
-        classes: Count = 10,
-        channels: Count = 1,
-        size: Count = 28,
-        widths: Sizes = (16, 32, 64),
-        hidden: Count = 64,
-        noise_size: Count = 32,
-    ):
-        super().__init__(
-            classes=classes, channels=channels, size=size, widths=widths, hidden=hidden
-        )
-        check_positive(noise_size=noise_size)
+    noise_size: Count = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         with seeded(0):
             self.attacker = Autoencoder(
-                channels=channels, size=size, widths=widths, noise_size=noise_size
+                channels=self.channels,
+                size=self.size,
+                widths=self.widths,
+                noise_size=self.noise_size,
             )
         self.eval()
 
@@ -253,9 +304,9 @@ class FUNN(ClassicAutoencoder):
 
     def noise(self, images: Tensor, source: torch.Generator) -> Tensor:
         """U(0, 1) numbers for a batch of images, (B, noise_size), on the images' device."""
-        size = (len(images), self.attacker.noise_size)
-        return torch.rand(size, generator=source).to(images)
+        return torch.rand((len(images), self.noise_size), generator=source).to(images)
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -286,57 +337,43 @@ class FUNN(ClassicAutoencoder):
         Raises ValueError for wrong shapes, ranges, labels or settings.
         """
         self.check(images, labels)
-        check_choice(("mse", "l2", "sum"), loss_unit=loss_unit)
-        check_choice(("torch", "glorot", "he"), initial_weights=initial_weights)
-        check_choice(("corrected", "as_printed"), penalty=penalty)
-        check_choice(("attacked", "clean"), initialization_input=initialization_input)
-        check_positive(gamma=gamma, beta=beta, batch_size=batch_size)
-        check_positive(attacker_rate=attacker_rate, defender_rate=defender_rate)
-        check_positive(optimization_rate=optimization_rate)
-        check_positive(head_epochs=head_epochs, head_rate=head_rate)
         initialize(self, seed, initial_weights)
         attacker, defender, x = self.attacker, self.autoencoder, images
         draws = generator(seed, "noise")
 
         def initialization(batch: Tensor) -> dict[str, Tensor]:
             original = x[batch]
-            perturbed = attacker(original, self.noise(original, draws))
-            attacked = initialization_input == "attacked"
-            restored = defender(perturbed.detach() if attacked else original)
+            attacked = attacker(original, self.noise(original, draws))
+            shown = attacked.detach() if initialization_input == "attacked" else original
             return {
-                "attacker (3)": distance(perturbed, original, loss_unit),
-                "defender (4)": distance(original, restored, loss_unit),
+                "attacker (3)": attacker_loss(original, attacked, unit=loss_unit),
+                "defender (4)": defender_loss(original, defender(shown), unit=loss_unit),
             }
 
         minimize(
             initialization,
             [(attacker.parameters(), attacker_rate), (defender.parameters(), defender_rate)],
+            name="initialization",
+            order=generator(seed, "initialization", "order"),
             count=len(x),
             epochs=initialization_epochs,
             batch_size=batch_size,
-            seed=seed,
-            name="initialization",
             also=[draws],
         )
         features = encode(attacker.encoder, x)  # frozen from here on
 
         def optimization(batch: Tensor) -> dict[str, Tensor]:
             original = x[batch]
-            perturbed = attacker.decode(features[batch], self.noise(original, draws))
-            shown = perturbed.view_as(perturbed)
-            restored = defender(shown)
-            error = distance(original, restored, loss_unit)
-            # One pass serves both players: the defender descends on `error`; what reaches the
-            # attacker through `shown` is that gradient times the slope of its own penalty.
-            at = error.detach().requires_grad_()
-            violation = gamma * constraint(at, beta=beta, penalty=penalty)
-            (slope,) = torch.autograd.grad(violation, at)
-            shown.register_hook(lambda gradient: slope * gradient)
-            return {
-                "attacker (3)": distance(perturbed, original, loss_unit),
-                "defender (4)": error,
-                "penalty (5)": violation.detach(),
-            }
+            attacked = attacker.decode(features[batch], self.noise(original, draws))
+            return both_losses(
+                original,
+                attacked,
+                defender,
+                unit=loss_unit,
+                gamma=gamma,
+                beta=beta,
+                penalty=penalty,
+            )
 
         with frozen(attacker.encoder, defender.decoder):
             minimize(
@@ -345,11 +382,11 @@ class FUNN(ClassicAutoencoder):
                     (attacker.decoder.parameters(), optimization_rate),
                     (defender.encoder.parameters(), optimization_rate),
                 ],
+                name="optimization",
+                order=generator(seed, "optimization", "order"),
                 count=len(x),
                 epochs=optimization_epochs,
                 batch_size=batch_size,
-                seed=seed,
-                name="optimization",
                 also=[draws],
             )
         self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)

@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from tandem_defense.settings import Settings
 
-class Classifier(nn.Module):
+
+class Classifier(Settings, nn.Module):
     """Images (B, C, H, W) float in [0, 1] to logits (B, K).
 
     A subclass defines :meth:`maps` (the last convolutional features) and :meth:`head`
     (global average pooling and whatever follows). Normalization and resizing belong to `maps`.
-    A classifier that the pipeline trains also has ``fit(images, labels, *, seed, ...)``.
+    A classifier that the pipeline trains also has ``fit(images, labels, *, seed, ...)``. Settings
+    are annotated attributes (settings.py); layers are made in ``__post_init__``.
     """
 
     def maps(self, images: Tensor) -> Tensor:

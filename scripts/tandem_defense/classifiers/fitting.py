@@ -1,26 +1,26 @@
 """How the pipeline trains its own image classifiers: noise, blur and flips against texture."""
 
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
-from tandem_defense.seeds import derive_seed
-from tandem_defense.settings import Count, Fraction, Positive
-from tandem_defense.training import each_epoch
-
-log = logging.getLogger(__name__)
+from tandem_defense.settings import Count, Fraction, Positive, checked
+from tandem_defense.training import generator, minimize, one_cycle, seeded
 
 
 class Trainable(Classifier):
     """A classifier that the pipeline trains with cross-entropy, from seeded random weights."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build()
+
     def build(self) -> None:
         """Make the layers; random initial weights are drawn from the global generator."""
         raise NotImplementedError
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -33,60 +33,37 @@ class Trainable(Classifier):
         noise: Fraction = 0.0,
         blur: Fraction = 0.0,
     ) -> None:
-        """Train on images (N, C, H, W) in [0, 1] and labels (N,), one-cycle Adam.
+        """Train on images (N, C, H, W) in [0, 1] and labels (N,) int64, one-cycle Adam.
 
         noise : Gaussian noise of a standard deviation drawn per image from U(0, `noise`)
         blur : share of the images that see a 3 × 3 average blur
+
         Both make the net look at shapes rather than at the finest texture. Flips and contrast
-        (0.7 to 1.3) are always varied.
+        (0.7 to 1.3) are always varied. Raises ValueError for wrong settings.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "weights") % 2**32)
+        with seeded(seed):
             self.build()
         self.to(images.device).train()
-        rng = torch.Generator().manual_seed(derive_seed(seed, "training"))
-        optimizer = torch.optim.Adam(self.parameters())
-        for p in self.parameters():  # as its first step does, but here to be kept and filled
-            optimizer.state[p] = {"step": torch.tensor(0.0)}
-            optimizer.state[p] |= {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-        taken = torch.zeros((), dtype=torch.long)
-        adam = [value for state in optimizer.state.values() for value in state.values()]
-        rounds = each_epoch(
-            "classifier",
-            [*self.state_dict().values(), *adam, taken],
-            order=rng,
+        draws = generator(seed, "training")
+
+        def loss(batch: Tensor) -> dict[str, Tensor]:
+            logits, wanted = self(augment(images[batch], noise, blur, draws)), labels[batch]
+            return {
+                "cross-entropy": F.cross_entropy(logits, wanted),
+                "training accuracy": (logits.argmax(1) == wanted).float().mean(),
+            }
+
+        minimize(
+            loss,
+            [(self.parameters(), learning_rate)],
+            name="classifier",
+            order=draws,
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
+            schedule=one_cycle,
+            also=self.buffers(),
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, learning_rate, total_steps=epochs * -(-len(images) // batch_size)
-        )
-        for epoch, batches in rounds:
-            if taken and not schedule.last_epoch:  # an earlier run has come further
-                at = int(taken)
-                schedule.load_state_dict({"last_epoch": at - 1, "_step_count": at})
-                schedule.step()
-            total, right, seen = 0.0, 0, 0
-            for index in batches:
-                x, y = augment(images[index], noise, blur, rng), labels[index]
-                logits = self(x)
-                loss = F.cross_entropy(logits, y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                taken += 1
-                seen += len(index)
-                total += loss.item() * len(index)
-                right += (logits.argmax(1) == y).sum().item()
-            log.info(
-                "epoch %d/%d: loss %.4f, training accuracy %.3f",
-                epoch + 1,
-                epochs,
-                total / max(1, seen),
-                right / max(1, seen),
-            )
         self.eval()
 
 

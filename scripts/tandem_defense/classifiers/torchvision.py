@@ -1,21 +1,17 @@
 """torchvision's architectures, with their own ImageNet weights or trained by the pipeline."""
 
-import torch
+from typing import Literal
+
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tandem_defense.classifiers.checkpoints import load_weights
 from tandem_defense.classifiers.fitting import Trainable
-from tandem_defense.settings import Count, Literal
+from tandem_defense.classifiers.inputs import NORMALIZATION, Prepare
+from tandem_defense.settings import Count, Size
 
-# Mean and standard deviation per channel that the images are normalized with.
-NORMALIZATION = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-# Where the last maps before global average pooling leave the network, and the layer after it.
+# Where the last features before global average pooling leave the network, and the layer after it.
 LAST_MAPS = {
     "ResNet": ("layer4", "fc"),
     "Inception3": ("Mixed_7c", "fc"),
@@ -41,39 +37,26 @@ class Torchvision(Trainable):
     # The names in the manifest of what :meth:`read_checkpoint` takes.
     CHECKPOINT = ("torchvision/{architecture}-{weights}.pth",)
 
-    def __init__(
-        self,
-        *,
-        architecture: str,
-        classes: Count = 1000,
-        weights: str | None = None,
-        input_size: int = 0,
-        normalization: Literal["imagenet", "half", "none"] = "imagenet",
-    ):
-        super().__init__()
-        known = torchvision.models.list_models(torchvision.models)
-        if architecture not in known:
-            raise ValueError(
-                f"architecture {architecture!r} is not torchvision's; it has {', '.join(known)}"
-            )
-        self.architecture, self.classes, self.input_size = architecture, classes, input_size
-        mean, std = torch.tensor(NORMALIZATION[normalization]).view(2, 1, 3, 1, 1)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-        self.build()
+    architecture: str
+    classes: Count = 1000
+    weights: str | None = None
+    input_size: Size = 0
+    normalization: Literal["imagenet", "half", "none"] = "imagenet"
 
     def build(self) -> None:
-        """Make the layers."""
+        """Make the layers and what prepares their input."""
+        known = torchvision.models.list_models(torchvision.models)
+        if self.architecture not in known:
+            raise ValueError(
+                f"architecture {self.architecture!r} is not torchvision's;"
+                f" it has {', '.join(known)}"
+            )
+        self.prepare = Prepare(*NORMALIZATION[self.normalization], self.input_size)
         # Inception's released weights have the auxiliary head; eval mode never runs it.
         extra = {"init_weights": False} if self.architecture == "inception_v3" else {}
         self.net = torchvision.models.get_model(
             self.architecture, weights=None, num_classes=self.classes, **extra
         )
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        if self.input_size and tuple(images.shape[2:]) != (self.input_size,) * 2:
-            images = F.interpolate(images, (self.input_size,) * 2, mode="bilinear", antialias=True)
-        return (images - self.mean) / self.std
 
     def _last(self) -> tuple[str, str]:
         family = type(self.net).__name__
@@ -86,14 +69,15 @@ class Torchvision(Trainable):
 
     def maps(self, images: Tensor) -> Tensor:
         """Last feature maps before global average pooling, (B, F, h, w)."""
-        found = []
+        outputs = []
         layer = self.net.get_submodule(self._last()[0])
-        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         try:
-            self.net(self._prepare(images))
+            self.net(self.prepare(images))
         finally:
             hook.remove()
-        return F.relu(found[0])  # DenseNet's features end before their ReLU; the others' are ≥ 0
+        # DenseNet's features end before their ReLU; the others' are ≥ 0.
+        return F.relu(outputs[0])
 
     def head(self, maps: Tensor) -> Tensor:
         """Global average pooling and the linear layer."""
@@ -101,25 +85,12 @@ class Torchvision(Trainable):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, classes)."""
-        logits = self.net(self._prepare(images))
+        logits = self.net(self.prepare(images))
         return logits if isinstance(logits, Tensor) else logits.logits  # Inception while training
-
-    def load_checkpoint(self, state: dict[str, Tensor]) -> None:
-        """Take a checkpoint of torchvision's own names, e.g. ``conv1.weight``."""
-        self.net.load_state_dict(state)
 
     def read_checkpoint(self, path: str) -> None:
         """Take a checkpoint file of any floating-point type; no code in it runs.
 
-        Raises ValueError where its tensors are not this architecture's.
+        Raises FileError where it is not this architecture's.
         """
-        if path.endswith(".safetensors"):
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        try:
-            self.load_checkpoint(state)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path} does not hold {self.architecture} with {self.classes} classes: {error}"
-            ) from None
+        load_weights(self.net, path, f"{self.architecture} with {self.classes} classes")

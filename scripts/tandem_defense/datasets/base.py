@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tandem_defense.settings import Settings
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -32,3 +34,15 @@ class ImageSet:
         return ImageSet(
             self.images[index], self.labels[index], pick(self.ids), self.classes, pick(self.credits)
         )
+
+
+class Dataset(Settings):
+    """Labeled images in the splits ``train`` and ``test``; settings are annotated attributes.
+
+    A subclass may name the files that it reads from its `folder` (``FILES``), the most images of a
+    split that there are (``AVAILABLE``) and the shape of an image (``SHAPE``, (C, H, W)).
+    """
+
+    def load(self) -> dict[str, ImageSet]:
+        """The splits by name."""
+        raise NotImplementedError

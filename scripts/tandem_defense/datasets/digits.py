@@ -4,11 +4,11 @@ import numpy as np
 from skimage.transform import resize
 from sklearn.datasets import load_digits
 
-from tandem_defense.datasets.base import ImageSet
+from tandem_defense.datasets.base import Dataset, ImageSet
 from tandem_defense.settings import Count
 
 
-class Digits:
+class Digits(Dataset):
     """1797 digits of 8 × 8 pixels, enlarged to `size` (bilinear); the last `test` are for testing.
 
     The data's order is by writer: test digits come from hands that training never saw.
@@ -20,8 +20,8 @@ class Digits:
     AVAILABLE = {"test": 800}
     SHAPE = (1, 28, 28)
 
-    def __init__(self, *, size: Count = 28, test: Count = 400):
-        self.size, self.test = size, test
+    size: Count = 28
+    test: Count = 400
 
     def load(self) -> dict[str, ImageSet]:
         """The splits ``train`` and ``test``."""

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tandem_defense.datasets.base import ImageSet
-from tandem_defense.files import FileError
+from tandem_defense.datasets.base import Dataset, ImageSet
+from tandem_defense.files.base import FileError
 from tandem_defense.settings import Count
 
 SPLITS = {"train": "train", "test": "t10k"}
 MOST = 60000  # images in a file: more is not read
 REMEDY = (
-    "Delete it and run the same snakemake command again: rule download brings it anew. In a folder"
+    "Delete it and run the same snakemake command again: rule download brings it. In a folder"
     " of your own, put the published file there."
 )
 
 
-class MNIST:
+class MNIST(Dataset):
     """60 000 training and 10 000 test digits of 28 × 28 pixels.
 
     folder : where the idx files are (names as published, with or without ``.gz``)
@@ -36,8 +36,8 @@ class MNIST:
     AVAILABLE = {"test": 10000}
     SHAPE = (1, 28, 28)
 
-    def __init__(self, *, folder: str, test: Count = 1000):
-        self.folder, self.test = Path(folder), test
+    folder: str
+    test: Count = 1000
 
     def load(self) -> dict[str, ImageSet]:
         """The splits ``train`` and ``test``.
@@ -59,11 +59,12 @@ class MNIST:
 
     def _idx(self, name: str, item: tuple[int, ...]) -> tuple[Path, np.ndarray]:
         """An idx file and its bytes (N, *item): magic 0x0000 08 d, d big-endian sizes, data."""
-        for path in (self.folder / name, self.folder / f"{name}.gz"):
+        plain = Path(self.folder, name)
+        for path in (plain, plain.with_name(f"{name}.gz")):
             if path.is_file():
                 break
         else:
-            raise FileNotFoundError(f"{self.folder / name} (or .gz) is missing: MNIST's {name}")
+            raise FileNotFoundError(f"{plain} (or .gz) is missing: MNIST's {name}")
         dimensions = 1 + len(item)
         try:
             with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:

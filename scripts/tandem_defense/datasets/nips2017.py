@@ -1,30 +1,25 @@
 """The DEV images of the NIPS 2017 competition on adversarial attacks and defenses."""
 
 import csv
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from tandem_defense.datasets.base import ImageSet
-from tandem_defense.files import FileError
+from tandem_defense.datasets.base import Dataset, ImageSet
+from tandem_defense.datasets.pictures import opened
+from tandem_defense.files.base import FileError
 from tandem_defense.settings import Count, Size
 
 SIDE = 299
 COLUMNS = ("ImageId", "TrueLabel", "Author", "OriginalLandingURL", "License")
 REMEDY = (
     "Delete it, for an image its whole folder, and run the same snakemake command again: rule"
-    " download or download_archive brings it anew. In a folder of your own, put the published file"
+    " download or download_archive brings it. In a folder of your own, put the published file"
     " there."
 )
-# What Pillow raises on damaged PNG.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-BROKEN += (Image.DecompressionBombError,)
 
 
-class NIPS2017:
+class NIPS2017(Dataset):
     """1000 photographs of 299 × 299 pixels with ImageNet labels, each CC BY 2.0.
 
     folder : holds ``images.csv`` (columns ImageId, TrueLabel 1..1000, Author, OriginalLandingURL,
@@ -37,8 +32,9 @@ class NIPS2017:
     AVAILABLE = {"test": 1000, "train": 999}
     SHAPE = (3, 299, 299)
 
-    def __init__(self, *, folder: str, test: Count = 1000, train: Size = 0):
-        self.folder, self.test, self.train = Path(folder), test, train
+    folder: str
+    test: Count = 1000
+    train: Size = 0
 
     def load(self) -> dict[str, ImageSet]:
         """The splits ``test`` and ``train``, disjoint; without train images, train is test's.
@@ -46,7 +42,7 @@ class NIPS2017:
         Raises FileNotFoundError for a missing file, FileError for one that is damaged or not what
         was published, ValueError for too few images.
         """
-        rows = self._rows(self.folder / "images.csv")
+        rows = self._rows(Path(self.folder, "images.csv"))
         if self.test + self.train > len(rows):
             raise ValueError(
                 f"{self.folder}/images.csv lists {len(rows)} images; test: {self.test} and"
@@ -90,16 +86,8 @@ class NIPS2017:
         return f"{row['Author']}, {source}, {license}"
 
     def _read(self, name: str) -> np.ndarray:
-        path = self.folder / "images" / f"{name}.png"
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                if image.size != (SIDE, SIDE):  # before anything is decoded
-                    found = f"is {image.size}, expected {SIDE} × {SIDE} pixels"
-                    raise FileError(path, found, REMEDY)
-                image.verify()  # the checksums, which decoding ignores; it closes the file
-            with Image.open(path, formats=["PNG"]) as image:
-                return np.asarray(image.convert("RGB"))
-        except (FileError, FileNotFoundError):
-            raise
-        except BROKEN as error:
-            raise FileError(path, f"is not a PNG picture, or damaged ({error})", REMEDY) from error
+        path = Path(self.folder, "images", f"{name}.png")
+        with opened(path, ("PNG",), REMEDY) as image:
+            if image.size != (SIDE, SIDE):  # before anything is decoded
+                raise FileError(path, f"is {image.size}, expected {SIDE} × {SIDE} pixels", REMEDY)
+            return np.asarray(image.convert("RGB"))

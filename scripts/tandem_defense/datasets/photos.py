@@ -4,7 +4,7 @@ import numpy as np
 import skimage.data
 from skimage.transform import resize
 
-from tandem_defense.datasets.base import ImageSet
+from tandem_defense.datasets.base import Dataset, ImageSet
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Positive
 
@@ -20,7 +20,7 @@ PHOTOGRAPHS = {
 SPLITS = ("test", "tune", "train")
 
 
-class Photos:
+class Photos(Dataset):
     """Square patches; the patches of different splits come from disjoint regions of a photograph.
 
     size : side of a patch, pixels
@@ -33,19 +33,13 @@ class Photos:
 
     SHAPE = (3, 64, 64)
 
-    def __init__(
-        self,
-        *,
-        size: Count = 64,
-        scale: Positive = 4.5,
-        contrast: Fraction = 0.05,
-        test: Count = 21,
-        tune: Count = 21,
-        train: Count = 1600,
-        regions: int = 0,
-    ):
-        self.size, self.scale, self.contrast, self.regions = size, scale, contrast, regions
-        self.counts = dict(zip(SPLITS, (test, tune, train), strict=True))
+    size: Count = 64
+    scale: Positive = 4.5
+    contrast: Fraction = 0.05
+    test: Count = 21
+    tune: Count = 21
+    train: Count = 1600
+    regions: int = 0
 
     def load(self) -> dict[str, ImageSet]:
         """The three splits.
@@ -56,11 +50,11 @@ class Photos:
         for label, (name, photograph) in enumerate(PHOTOGRAPHS.items()):
             for split, cut in self._cut(name, self._resized(photograph())).items():
                 patches[split] += [(p, label, f"{name}-{split}-{i}") for i, p in enumerate(cut)]
-        return {split: self._collect(split, found) for split, found in patches.items()}
+        return {split: self._collect(split, cut) for split, cut in patches.items()}
 
-    def _collect(self, split: str, found: list) -> ImageSet:
-        images, labels, ids = zip(*found, strict=True)
-        order = np.random.default_rng(self.regions).permutation(len(ids))[: self.counts[split]]
+    def _collect(self, split: str, cut: list) -> ImageSet:
+        images, labels, ids = zip(*cut, strict=True)
+        order = np.random.default_rng(self.regions).permutation(len(ids))[: getattr(self, split)]
         whole = ImageSet(np.stack(images), np.array(labels), ids, tuple(PHOTOGRAPHS))
         return whole[list(order)]
 
@@ -75,7 +69,7 @@ class Photos:
         taken = np.zeros(photo.shape[:2], bool)
         patches = {}
         for split in SPLITS:
-            wanted = -(-self.counts[split] // len(PHOTOGRAPHS))
+            wanted = -(-getattr(self, split) // len(PHOTOGRAPHS))
             patches[split] = []
             for _ in range(1000 * wanted):
                 if len(patches[split]) == wanted:

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from tandem_defense.settings import Settings
 
-class Defense(nn.Module):
+
+class Defense(Settings, nn.Module):
     """Images (B, C, H, W) float in [0, 1] to images of the same shape and range.
 
     A defense is a module, so ``nn.Sequential(defense, classifier)`` is a defended classifier.
     `ids` name the images; a random defense derives its seeds from (run seed, id), so that a
     result does not depend on batch mates. Where they are absent the position counts.
+    Settings are annotated attributes (settings.py); layers are made in ``__post_init__``.
     A defense that must be trained also has ``fit(images, labels, *, seed, ...)``; one that is
     trained against a particular classifier takes it as ``fit(..., classifier=...)``.
     """

@@ -8,23 +8,21 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tandem_defense.defenses.base import Defense
 from tandem_defense.seeds import derive_seed
-from tandem_defense.settings import Count, Positive, Sizes
+from tandem_defense.settings import Count, Counts, Positive, checked
 from tandem_defense.training import (
-    check_choice,
     check_images,
-    check_positive,
     check_training,
     generator,
     initialize,
     minimize,
     seeded,
 )
-from tandem_defense.unpickle import read_arrays
 
 
 def stack(widths: Sequence[int]) -> nn.Sequential:
@@ -50,26 +48,19 @@ class ComDefend(Defense):
     # The names in the manifest of what :meth:`read_checkpoint` takes.
     CHECKPOINT = ("comdefend/enc20_0.0001.npy", "comdefend/dec20_0.0001.npy")
 
-    def __init__(
-        self,
-        *,
-        channels: Count = 3,
-        compression: Sizes = (16, 32, 64, 128, 256, 128, 64, 32),
-        reconstruction: Sizes = (32, 64, 128, 256, 128, 64, 32, 16),
-        code: Count = 12,
-        test_noise: Literal[0, 1, 20] = 1,
-        weights: Literal["released"] | None = None,
-        seed: int = 0,
-    ):
-        super().__init__()
-        check_positive(channels=channels, code=code)
-        check_positive(**{f"a width in {w!r}": min(w) for w in (compression, reconstruction)})
-        check_choice((0, 1, 20), test_noise=test_noise)
-        self.channels, self.code = channels, code
-        self.test_noise, self.seed = test_noise, seed
+    channels: Count = 3
+    compression: Counts = (16, 32, 64, 128, 256, 128, 64, 32)
+    reconstruction: Counts = (32, 64, 128, 256, 128, 64, 32, 16)
+    code: Count = 12
+    test_noise: Literal[0, 1, 20] = 1
+    weights: Literal["released"] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         with seeded(0):
-            self.compress = stack((channels, *compression, code))
-            self.reconstruct = stack((code, *reconstruction, channels))
+            self.compress = stack((self.channels, *self.compression, self.code))
+            self.reconstruct = stack((self.code, *self.reconstruction, self.channels))
         self.eval()
 
     def encode(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
@@ -105,10 +96,13 @@ class ComDefend(Defense):
     def read_checkpoint(self, compress: str, reconstruct: str) -> None:
         """Take the authors' two files, one per network.
 
-        Raises ValueError for a file that is none of theirs or of another network.
+        They are pickles, and a pickle runs whatever code is in it: compare the files' SHA-256 with
+        the manifest's first, as the rule `convert_weights` does.
+        Raises ValueError for a file of another network.
         """
         for network, path in ((self.compress, compress), (self.reconstruct, reconstruct)):
-            arrays = [torch.from_numpy(array) for array in read_arrays(path)]
+            with np.load(path, allow_pickle=True) as file:
+                arrays = [torch.from_numpy(array) for array in file["w"]]
             # TensorFlow's kernels are (height, width, in, out), torch's (out, in, height, width).
             arrays = [a.permute(3, 2, 0, 1) if a.ndim == 4 else a for a in arrays]
             expected = [tuple(p.shape) for p in network.parameters()]
@@ -121,6 +115,7 @@ class ComDefend(Defense):
                 for parameter, array in zip(network.parameters(), arrays, strict=True):
                     parameter.copy_(array)
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -142,8 +137,6 @@ class ComDefend(Defense):
         Raises ValueError for wrong shapes, ranges or settings.
         """
         check_training(images, labels, self.channels)
-        check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        check_positive(patch=patch, noise=noise)
         initialize(self, seed)
         draws = generator(seed, "noise")
 
@@ -161,11 +154,11 @@ class ComDefend(Defense):
         minimize(
             loss,
             [(self.parameters(), learning_rate)],
+            name="ComDefend",
+            order=generator(seed, "ComDefend", "order"),
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
-            seed=seed,
-            name="ComDefend",
             also=[draws],
         )
         self.eval()

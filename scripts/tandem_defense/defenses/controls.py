@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tandem_defense.defenses.base import Defense
-from tandem_defense.settings import Count
+from tandem_defense.settings import OddCount, Percent
 
 
 class AverageBlur(Defense):
@@ -20,11 +20,7 @@ class AverageBlur(Defense):
     must be larger than kernel // 2 on both sides.
     """
 
-    def __init__(self, *, kernel: Count = 3):
-        super().__init__()
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel is {kernel}, expected an odd number ≥ 1: try {kernel + 1}")
-        self.kernel = kernel
+    kernel: OddCount = 3
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Blurred images, shape and range as the input's; differentiable."""
@@ -45,11 +41,7 @@ class JPEG(Defense):
     defense needs its own approximation, such as the identity (BPDA).
     """
 
-    def __init__(self, *, quality: Count = 75):
-        super().__init__()
-        if not 1 <= quality <= 100:
-            raise ValueError(f"quality is {quality}, expected 1 to 100: change this setting")
-        self.quality = quality
+    quality: Percent = 75
 
     @torch.no_grad()
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:

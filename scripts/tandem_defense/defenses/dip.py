@@ -1,21 +1,40 @@
 """Deep image priors as defenses: DIP alone and the tandem of the paper (t-DIPs)."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem_defense import checkpoint
 from tandem_defense.defenses.base import Defense
+from tandem_defense.pipeline import checkpoint
 from tandem_defense.restoration.engine import fit
-from tandem_defense.restoration.reference import Z_CHANNELS, ReadOut, Task, dip1, dip2
+from tandem_defense.restoration.reference import (
+    Z_CHANNELS,
+    Architecture,
+    FitSettings,
+    ReadOut,
+    Task,
+    dip1,
+    dip2,
+)
 from tandem_defense.restoration.stopping import EarlyStopping
 from tandem_defense.seeds import derive_seed
-from tandem_defense.settings import Count, Fraction, Literal, Positive, Sizes
+from tandem_defense.settings import Count, Counts, Positive, Smoothing
+
+log = logging.getLogger(__name__)
 
 SMALLEST = 64  # five poolings leave 2 pixels; instance norm needs more than one
+# A DIP₁ whose output has less than this share of its target's contrast has learned no image yet.
+# Normalized ones have 0.28 to 0.80 on the demo's patches with noise of 8/255 (λ₁ = 20). Those
+# without a norm have 0.04 at most there after 5 steps, and on two photographs of 224 pixels, with
+# the paper's widths, 0.04 and 0.10 after 20.
+FLAT = 0.1
+# Targets with less contrast than this are flat themselves; perturbations alone have up to 0.03.
+PLAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,7 @@ class Restored:
     positions : which of the images, N numbers
     images : (N, C, H, W) in [0, 1]
     stopped : (N,) the iteration at which early stopping took the images; 0 where it did not
+    flat : (N,) bool, whether DIP₁ had learned no image when DIP₂ started (see :func:`is_flat`)
     """
 
     positions: list[int]
@@ -32,6 +52,7 @@ class Restored:
     iteration: int
     images: Tensor
     stopped: Tensor
+    flat: Tensor
 
 
 class DIP(Defense):
@@ -42,7 +63,8 @@ class DIP(Defense):
 
     iterations : optimizer steps; without read-outs of its own, the result is the last step's
     learning_rate : Adam's
-    smoothing : weight of the past in the average over the outputs, which is the result; 0: none
+    smoothing : weight of the past in the average over the outputs, which is the result; below 1,
+        0: none
     feature_scale : widths 64 … 1024 of the U-Net are divided by this
     norm : after the convolutions of the U-Net's way down: ``instance`` normalization, ``affine``,
         the same with a learned scale and shift per channel, or ``none`` (docs/choices.md)
@@ -61,42 +83,43 @@ class DIP(Defense):
     The attribute `progress`, if set, is called after every few steps with the number of
     image-steps taken; :meth:`steps` tells how many there will be without early stopping.
 
-    Images may have any size: smaller ones than 64 pixels are padded by repeating the edge, grey
-    ones are restored as three equal channels.
+    Images may have any size: smaller ones than 64 pixels are padded by repeating the edge, gray
+    ones are restored as three equal channels. Raises ValueError for settings of other values.
     """
 
-    def __init__(
-        self,
-        *,
-        iterations: Count = 1000,
-        learning_rate: Positive = 1e-3,
-        smoothing: Fraction = 0.99,
-        feature_scale: Count = 8,
-        norm: Literal["instance", "affine", "none"] = "instance",
-        initial_weights: Literal["torch", "he"] = "torch",
-        stop_window: Count | None = None,
-        stop_patience: Count = 100,
-        precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
-        engine: Literal["fast", "reference"] = "fast",
-        batch: Count | None = None,
-        seed: int = 0,
-    ):
-        super().__init__()
-        self.iterations, self.seed = iterations, seed
-        self.second = {
-            "feature_scale": feature_scale,
-            "norm": norm,
-            "initial_weights": initial_weights,
-        }
-        self.fitting = {
-            "learning_rate": learning_rate,
-            "smoothing": smoothing,
-            "precision": precision,
-            "engine": engine,
-            "batch": batch,
-        }
-        self.stop = EarlyStopping(stop_window, stop_patience) if stop_window else None
+    RESTORATION = True  # runs in jobs of its own, which record predictions at read-outs
+
+    iterations: Count = 1000
+    learning_rate: Positive = 1e-3
+    smoothing: Smoothing = 0.99
+    feature_scale: Count = 8
+    norm: Literal["instance", "affine", "none"] = "instance"
+    initial_weights: Literal["torch", "he"] = "torch"
+    stop_window: Count | None = None
+    stop_patience: Count = 100
+    precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
+    engine: Literal["fast", "reference"] = "fast"
+    batch: Count | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.progress: Callable[[int], None] | None = None
+
+    def priors(self) -> tuple[Architecture | None, Architecture]:
+        """The networks in the order in which they are fitted: DIP₁, None without, and the U-Net."""
+        return None, dip2(Z_CHANNELS, self.feature_scale, self.norm, self.initial_weights)
+
+    def fit_settings(self, readouts: Sequence[int]) -> FitSettings:
+        """How the U-Net is fitted; ValueError for read-outs that are not ascending or not ≥ 1."""
+        stop = EarlyStopping(self.stop_window, self.stop_patience) if self.stop_window else None
+        return FitSettings(
+            readouts=tuple(readouts),
+            learning_rate=self.learning_rate,
+            smoothing=self.smoothing,
+            stop=stop,
+            precision=self.precision,
+        )
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images, shape and range as the input's (B, C, H, W).
@@ -114,37 +137,44 @@ class DIP(Defense):
         """Yield restored images at every read-out, as they come: some positions at a time.
 
         images : (B, C, H, W) in [0, 1]
-        readouts : numbers of iterations, ascending
+        readouts : numbers of iterations ≥ 1, ascending
+
+        Raises ValueError for other read-outs, and for images as :meth:`forward` does.
         """
         check(images)
+        settings = self.fit_settings(readouts)
         names = [str(i) for i in range(len(images))] if ids is None else list(ids)
-        for found in self._restore(as_rgb(images), names, readouts):
-            restored = found.images[..., : images.shape[2], : images.shape[3]]
-            restored = restored if images.shape[1] == 3 else restored.mean(1, keepdim=True)
-            yield replace(found, images=restored.to(images))
+        for restored in self._restore(as_rgb(images), names, settings):
+            whole = restored.images[..., : images.shape[2], : images.shape[3]]
+            whole = whole if images.shape[1] == 3 else whole.mean(1, keepdim=True)
+            yield replace(restored, images=whole.to(images))
 
     def steps(self, images: int, iterations: int) -> int:
         """Optimizer steps that restoring this many images takes, summed over images."""
         return images * iterations
 
     def _restore(
-        self, targets: Tensor, names: list[str], readouts: Sequence[int]
+        self, targets: Tensor, names: list[str], settings: FitSettings
     ) -> Iterator[Restored]:
-        tasks = [
-            Task(target, derive_seed(self.seed, name, "dip"))
+        _, unet = self.priors()
+        for read in self._fit(unet, self._tasks(targets, names, "dip"), settings):
+            flat = torch.zeros(len(read.positions), dtype=torch.bool)
+            yield Restored(
+                list(read.positions), 0, read.iteration, read.average, read.stopped, flat
+            )
+
+    def _tasks(self, targets: Tensor, names: list[str], network: str) -> list[Task]:
+        """Tasks that start from noise, each image's from its own."""
+        return [
+            Task(target, derive_seed(self.seed, name, network))
             for target, name in zip(targets, names, strict=True)
         ]
-        for found in self._fit(dip2(Z_CHANNELS, **self.second), tasks, readouts, self.stop):
-            yield Restored(list(found.positions), 0, found.iteration, found.average, found.stopped)
 
-    def _fit(self, architecture, tasks, readouts, stop=None) -> Iterator[ReadOut]:
+    def _fit(
+        self, prior: Architecture, tasks: list[Task], settings: FitSettings
+    ) -> Iterator[ReadOut]:
         return fit(
-            architecture,
-            tasks,
-            readouts=readouts,
-            stop=stop,
-            progress=self.progress,
-            **self.fitting,
+            prior, tasks, settings, engine=self.engine, batch=self.batch, progress=self.progress
         )
 
 
@@ -162,41 +192,15 @@ class TandemDIP(DIP):
     The other settings are DIP's; `iterations` is λ₂, and early stopping is DIP₂'s.
     """
 
-    def __init__(
-        self,
-        *,
-        first_iterations: Sizes = (100,),
-        first_width: Positive = 1.0,
-        first_norm: Literal["affine", "instance", "none"] = "affine",
-        iterations: Count = 1000,
-        learning_rate: Positive = 1e-3,
-        smoothing: Fraction = 0.99,
-        feature_scale: Count = 8,
-        norm: Literal["instance", "affine", "none"] = "instance",
-        initial_weights: Literal["torch", "he"] = "torch",
-        stop_window: Count | None = None,
-        stop_patience: Count = 100,
-        precision: Literal["float32", "tf32", "bf16", "float64"] = "float32",
-        engine: Literal["fast", "reference"] = "fast",
-        batch: Count | None = None,
-        seed: int = 0,
-    ):
-        super().__init__(
-            iterations=iterations,
-            learning_rate=learning_rate,
-            smoothing=smoothing,
-            feature_scale=feature_scale,
-            norm=norm,
-            initial_weights=initial_weights,
-            stop_window=stop_window,
-            stop_patience=stop_patience,
-            precision=precision,
-            engine=engine,
-            batch=batch,
-            seed=seed,
-        )
-        self.first_iterations = tuple(first_iterations)
-        self.first = {"width": first_width, "norm": first_norm, "initial_weights": initial_weights}
+    first_iterations: Counts = (100,)
+    first_width: Positive = 1.0
+    first_norm: Literal["affine", "instance", "none"] = "affine"
+
+    def priors(self) -> tuple[Architecture, Architecture]:
+        """DIP₁, which is fed with noise, and DIP₂, which is fed with DIP₁'s output."""
+        _, unet = super().priors()
+        main = dip1(self.first_width, self.first_norm, self.initial_weights)
+        return main, replace(unet, inputs=3)
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images for λ₁ = first_iterations[0]; see :meth:`DIP.forward`."""
@@ -212,35 +216,73 @@ class TandemDIP(DIP):
         return images * (max(first) + len(first) * iterations)
 
     def _restore(
-        self, targets: Tensor, names: list[str], readouts: Sequence[int]
+        self, targets: Tensor, names: list[str], settings: FitSettings
     ) -> Iterator[Restored]:
+        lengths = tuple(sorted(set(self.first_iterations)))
+        starts = self._starts(targets, names, replace(settings, readouts=lengths, stop=None))
+        flat = is_flat(starts, targets)
+        if flat.any():
+            log.warning("%s", _advice(flat, lengths))
+        # DIP₂'s tasks: all images for the first λ₁, then all for the next.
         tasks = [
-            Task(target, derive_seed(self.seed, name, "dip1"))
-            for target, name in zip(targets, names, strict=True)
+            Task(target, derive_seed(self.seed, name, "dip2"), start)
+            for first in starts
+            for target, name, start in zip(targets, names, first, strict=True)
         ]
-        # One run of DIP₁ serves every λ₁.
-        lengths = sorted(set(self.first_iterations))
-        exact = torch.float64 if self.fitting["precision"] == "float64" else torch.float32
-        starts = torch.zeros(len(lengths), *targets.shape, dtype=exact, device=targets.device)
-        checkpoint.part("starts", {"images": starts})
-        for main in self._fit(dip1(**self.first), tasks, lengths):
-            starts[lengths.index(main.iteration), list(main.positions)] = main.output
-        points = [(steps, position) for steps in lengths for position in range(len(names))]
-        tasks = [
-            Task(targets[position], derive_seed(self.seed, names[position], "dip2"), start)
-            for (_, position), start in zip(points, starts.flatten(0, 1), strict=True)
-        ]
-        for found in self._fit(dip2(3, **self.second), tasks, readouts, self.stop):
+        _, unet = self.priors()
+        for read in self._fit(unet, tasks, settings):
+            points = [divmod(i, len(names)) for i in read.positions]
             # Lanes may hold images of several λ₁.
-            for steps in sorted({points[i][0] for i in found.positions}):
-                some = [k for k, i in enumerate(found.positions) if points[i][0] == steps]
+            for number in sorted({number for number, _ in points}):
+                some = [k for k, point in enumerate(points) if point[0] == number]
+                positions = [points[k][1] for k in some]
                 yield Restored(
-                    [points[found.positions[k]][1] for k in some],
-                    steps,
-                    found.iteration,
-                    found.average[some],
-                    found.stopped[some],
+                    positions,
+                    lengths[number],
+                    read.iteration,
+                    read.average[some],
+                    read.stopped[some],
+                    flat[number, positions],
                 )
+
+    def _starts(self, targets: Tensor, names: list[str], settings: FitSettings) -> Tensor:
+        """DIP₁'s outputs at its read-outs λ₁, (λ₁, N, 3, H, W); one run serves them all."""
+        lengths = settings.readouts
+        starts = targets.new_zeros(len(lengths), *targets.shape, dtype=settings.dtype)
+        checkpoint.part("starts", {"images": starts}).resume()
+        main, _ = self.priors()
+        for read in self._fit(main, self._tasks(targets, names, "dip1"), settings):
+            starts[lengths.index(read.iteration), list(read.positions)] = read.output
+        return starts
+
+
+def is_flat(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Which outputs are nearly constant although their targets are not, (..., N) bool.
+
+    outputs : (..., N, 3, H, W) in [0, 1]; targets : (N, 3, H, W) in [0, 1]
+
+    Contrast is the standard deviation over the pixels of a channel, root mean square over
+    channels: an image of one color has none. Targets with a contrast below PLAIN do not count.
+    """
+
+    def contrast(images: Tensor) -> Tensor:
+        return images.float().var((-2, -1)).mean(-1).sqrt()
+
+    expected = contrast(targets)
+    return ((contrast(outputs) < FLAT * expected) & (expected >= PLAIN)).cpu()
+
+
+def _advice(flat: Tensor, lengths: tuple[int, ...]) -> str:
+    """What to do about flat outputs (λ₁, N) of DIP₁."""
+    counts = ", ".join(
+        f"for {int(row.sum())} of {len(row)} images after λ₁ = {steps} steps"
+        for steps, row in zip(lengths, flat, strict=True)
+        if row.any()
+    )
+    return (
+        f"DIP₁'s output is nearly constant {counts}: DIP₂ starts from an image without content."
+        " Take more first_iterations, or first_norm: affine"
+    )
 
 
 def check(images: Tensor) -> None:

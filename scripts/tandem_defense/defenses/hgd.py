@@ -13,11 +13,9 @@ from torch.nn import functional
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.defenses.base import Defense
-from tandem_defense.settings import Count, Epsilon, Positive, Sizes
+from tandem_defense.settings import Count, Counts, Epsilon, Positive, checked
 from tandem_defense.training import (
-    check_choice,
     check_images,
-    check_positive,
     check_training,
     frozen,
     generator,
@@ -48,26 +46,21 @@ class HGD(Defense):
     the first listed is the largest. A 1×1 convolution without bias gives dx.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: Count = 3,
-        widths: Sizes = (64, 128, 256, 256, 256),
-        forward_depths: Sizes = (2, 3, 3, 3, 3),
-        backward_depths: Sizes = (2, 3, 3, 3),
-    ):
-        super().__init__()
-        check_positive(channels=channels)
-        check_positive(**{f"a width in {widths!r}": min(widths)})
-        depths = (*forward_depths, *backward_depths)
-        check_positive(**{f"a depth in {depths!r}": min(depths)})
+    channels: Count = 3
+    widths: Counts = (64, 128, 256, 256, 256)
+    forward_depths: Counts = (2, 3, 3, 3, 3)
+    backward_depths: Counts = (2, 3, 3, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, widths = self.channels, self.widths
+        forward_depths, backward_depths = self.forward_depths, self.backward_depths
         if not len(widths) == len(forward_depths) == len(backward_depths) + 1 >= 2:
             raise ValueError(
                 f"widths, forward_depths, backward_depths have {len(widths)}, "
                 f"{len(forward_depths)}, {len(backward_depths)} entries, expected n, n, n − 1 "
                 "with n ≥ 2: give each level one entry, the smallest has no way back"
             )
-        self.channels = channels
         entries = (channels, *widths[:-1])
         with seeded(0):
             self.down = nn.ModuleList(
@@ -98,6 +91,7 @@ class HGD(Defense):
             x = up(torch.cat([x, skip], 1))
         return (images - self.last(x)).clamp(0, 1)
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -125,10 +119,6 @@ class HGD(Defense):
         Raises ValueError for wrong shapes, ranges or settings.
         """
         check_training(images, labels, self.channels)
-        check_choice(("logits", "features"), guidance=guidance)
-        check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        if not 0 < epsilon <= 1:
-            raise ValueError(f"epsilon is {epsilon!r}, expected a number in (0, 1], e.g. 8/255")
         initialize(self, seed)
         # The networks' convolutions follow this layout, which needs no reordering on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)
@@ -146,17 +136,21 @@ class HGD(Defense):
                 wanted = respond(clean)
             return {guidance: functional.l1_loss(respond(self(attacked)), wanted)}
 
+        def plateaus(step: int, steps: int) -> tuple[float, float]:
+            over = step * epochs // steps / epochs  # the share of whole epochs
+            return (1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01), 0.9
+
         with frozen(classifier):
             self.train()
             minimize(
                 loss,
                 [(self.parameters(), learning_rate)],
+                name="HGD",
+                order=generator(seed, "HGD", "order"),
                 count=len(images),
                 epochs=epochs,
                 batch_size=batch_size,
-                schedule=lambda over: 1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01,
-                seed=seed,
-                name="HGD",
+                schedule=plateaus,
                 also=[*self.buffers(), draws],
             )
         self.eval()

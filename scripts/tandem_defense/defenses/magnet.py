@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandem_defense.defenses.base import Defense
-from tandem_defense.settings import Count, Fraction, Positive
+from tandem_defense.settings import Count, Fraction, Positive, checked
 from tandem_defense.training import (
-    check_fraction,
     check_images,
-    check_positive,
     check_training,
     generator,
     initialize,
@@ -65,13 +63,14 @@ class MagNet(Defense):
     The thresholds belong to the state; before :meth:`fit` they are infinite.
     """
 
-    def __init__(self, *, channels: Count = 1, filters: Count = 3):
-        super().__init__()
-        check_positive(channels=channels, filters=filters)
-        self.channels = channels
+    channels: Count = 1
+    filters: Count = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         with seeded(0):
-            self.pooled = DenoisingAutoencoder(channels, filters, pooling=True)  # AE_I
-            self.flat = DenoisingAutoencoder(channels, filters, pooling=False)  # AE_II
+            self.pooled = DenoisingAutoencoder(self.channels, self.filters, pooling=True)  # AE_I
+            self.flat = DenoisingAutoencoder(self.channels, self.filters, pooling=False)  # AE_II
         self.register_buffer("thresholds", torch.full((2,), torch.inf))
         self.to(memory_format=torch.channels_last)  # halves the training time on a CPU
         self.eval()
@@ -93,6 +92,7 @@ class MagNet(Defense):
         """True (B,) where either error is above its threshold."""
         return (self.errors(images) > self.thresholds).any(1)
 
+    @checked
     def fit(
         self,
         images: Tensor,
@@ -117,9 +117,6 @@ class MagNet(Defense):
         Raises ValueError for wrong shapes, ranges or settings.
         """
         check_training(images, labels, self.channels)
-        check_positive(epochs=epochs, batch_size=batch_size, noise=noise)
-        check_positive(learning_rate=learning_rate)
-        check_fraction(validation=validation, false_positives=false_positives)
         held_out = max(1, round(validation * len(images)))
         if held_out >= len(images):
             raise ValueError(
@@ -147,11 +144,11 @@ class MagNet(Defense):
             minimize(
                 loss,
                 [(autoencoder.parameters(), learning_rate)],
+                name=name,
+                order=generator(seed, name, "order"),
                 count=len(clean),
                 epochs=epochs,
                 batch_size=batch_size,
-                seed=seed,
-                name=name,
             )
         self.eval()
         kept = images[order[:held_out]].split(batch_size)

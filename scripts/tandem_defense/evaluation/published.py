@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tandem_defense.files import FileError
+from tandem_defense.files.base import FileError
 
 SHIPPED = "It comes with the checkout: `git checkout -- resources/published` brings it back."
 
@@ -26,8 +26,8 @@ def read_table(path: str | Path, rates: Sequence[str], remedy: str = SHIPPED) ->
         wrong = table[name].notna() & ~numbers.between(0, 1)
         if wrong.any():
             line = int(wrong.to_numpy().argmax())
-            found = f"has {name} {table[name][line]!r} in line {line + 2}, expected 0 to 1"
-            raise FileError(path, found, remedy)
+            problem = f"has {name} {table[name][line]!r} in line {line + 2}, expected 0 to 1"
+            raise FileError(path, problem, remedy)
     if not len(table):
         raise FileError(path, "has no rows", remedy)
     return table

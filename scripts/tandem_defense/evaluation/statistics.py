@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 
 class McNemar(NamedTuple):
-    """A paired comparison: how often only a, and only b, was right; exact two-sided p-value."""
+    """A paired comparison: how often only a, and only b, is correct; exact two-sided p-value."""
 
     p_value: float
     only_a: int
@@ -48,7 +48,7 @@ def _wilson(successes, n, confidence):
 
 
 def mcnemar(a_correct, b_correct) -> McNemar:
-    """McNemar's exact test: do a and b err on different images, or is it a coin's doing?
+    """McNemar's exact test: does one of a and b err more often, or is it chance?
 
     Both arguments are boolean, one entry per image, in the same order. Without any discordant
     image the p-value is 1. Raises ValueError where the shapes differ.
@@ -65,7 +65,7 @@ def mcnemar(a_correct, b_correct) -> McNemar:
     return McNemar(p_value, only_a, only_b)
 
 
-def summarise(successes, n) -> Rate:
+def summarize(successes, n) -> Rate:
     """One share from the counts of every seed (sequences, one entry per seed).
 
     One seed: its share with Wilson's 95 % interval. Several: the median share with the smallest

@@ -1106,8 +1106,11 @@ template <class T> struct Network {
         for (auto& m : maps)
             if (m->gradient) std::memset(m->gradient, 0, m->gradient.size * sizeof(T));
         for (auto& layer : layers) layer->forward(scratch);
-        T weight = steps++ ? T(1 - smoothing) : T(1);
-        for (long i = 0; i < average.size; i++) average[i] += weight * (head->image[i] - average[i]);
+        // The first average is the image itself, whatever an earlier one left.
+        if (steps++ == 0) std::copy(head->image + 0, head->image + average.size, average + 0);
+        else
+            for (long i = 0; i < average.size; i++)
+                average[i] += T(1 - smoothing) * (head->image[i] - average[i]);
         Hyper hyper{rate, 1 - std::pow(0.9, steps), 1 - std::pow(0.999, steps)};
         for (size_t i = layers.size(); i--;) layers[i]->backward(scratch, hyper);
     }

@@ -3,26 +3,25 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
 from tandem_defense.restoration import lanes, native, reference
-from tandem_defense.restoration.reference import Architecture, ReadOut, Task
-from tandem_defense.restoration.stopping import EarlyStopping
+from tandem_defense.restoration.reference import Architecture, FitSettings, ReadOut, Task
+from tandem_defense.settings import Count, check
 
 log = logging.getLogger(__name__)
+
+Engine = Literal["fast", "reference"]
 
 
 def fit(
     architecture: Architecture,
     tasks: Sequence[Task],
+    settings: FitSettings,
     *,
-    readouts: Sequence[int],
-    learning_rate: float,
-    smoothing: float,
-    stop: EarlyStopping | None = None,
-    precision: str = "float32",
-    engine: str = "fast",
+    engine: Engine = "fast",
     batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[ReadOut]:
@@ -31,11 +30,6 @@ def fit(
     All targets have one size, at least 64 × 64 pixels. A task's images depend on nothing but the
     task: not on its neighbors, their number or their order.
 
-    readouts : steps after which to yield, ascending; the last is the number of steps
-    smoothing : weight of the past in the moving average, which starts at the first output
-    stop : early stopping; an image that stops repeats its result at all later read-outs
-    precision : ``float32`` (whatever matrix mode PyTorch is set to), ``tf32`` (CUDA only),
-        ``bf16`` (layers in bfloat16, weights, Adam and averages in float32), ``float64``
     engine : ``fast``, or ``reference`` for the plain loop
     batch : how many images at a time; None: what the device's memory holds, on the CPU as many
         as PyTorch has threads
@@ -44,38 +38,26 @@ def fit(
     Raises ValueError for a precision that the device or the engine does not have, and
     MemoryError or torch.OutOfMemoryError where not even one image fits.
     """
+    check("fit", {"engine": Engine, "batch": Count | None}, {"engine": engine, "batch": batch})
     if not tasks:
         return
     device = tasks[0].target.device
-    if precision == "tf32" and device.type != "cuda":
+    if settings.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision tf32 needs a CUDA GPU, found {device.type}: use float32")
-    if engine == "reference" and precision == "bf16":
-        raise ValueError("the reference has no bf16: use engine fast, or float32")
-    dtype = torch.float64 if precision == "float64" else torch.float32
-    settings = {
-        "readouts": list(readouts),
-        "learning_rate": learning_rate,
-        "smoothing": smoothing,
-        "stop": stop,
-        "dtype": dtype,
-        "progress": progress,
-    }
-    with matrix_mode(precision, device):
-        # Autograd is needed to optimize, even under a caller's no_grad.
-        if engine == "reference":
-            found = reference.fit(architecture, tasks, **settings)
-        elif device.type == "cpu" and precision != "bf16" and native.library():
-            found = native.fit(architecture, tasks, batch=batch, **settings)
-        else:
-            found = lanes.fit(
-                architecture, tasks, batch=batch, bf16=precision == "bf16", **settings
-            )
+    if engine == "reference":
+        reads = reference.fit(architecture, tasks, settings, progress=progress)
+    else:
+        compiled = device.type == "cpu" and settings.precision != "bf16" and native.library()
+        implementation = native if compiled else lanes
+        reads = implementation.fit(architecture, tasks, settings, batch=batch, progress=progress)
+    with matrix_mode(settings.precision, device):
         while True:
+            # Autograd is needed to optimize, even under a caller's no_grad.
             with torch.enable_grad():
-                item = next(found, None)
-            if item is None:
+                read = next(reads, None)
+            if read is None:
                 return
-            yield item
+            yield read
 
 
 @contextmanager

@@ -20,8 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.restoration.record import Record, State
-from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw, shapes
-from tandem_defense.restoration.stopping import EarlyStopping, Monitor
+from tandem_defense.restoration.reference import (
+    Architecture,
+    FitSettings,
+    ReadOut,
+    Task,
+    draw,
+    shapes,
+)
+from tandem_defense.restoration.stopping import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +111,7 @@ def set_lane(tensors: Iterable[Tensor], lanes: int, lane: int, values: Tensor) -
 
 
 def side_by_side(x: Tensor, y: Tensor, lanes: int) -> Tensor:
-    """Concatenate two maps lane by lane."""
+    """Concatenate the channels of two, lane by lane."""
     parts = [part.view(lanes, -1, *part.shape[2:]) for part in (x, y)]
     return torch.cat(parts, 1).view(1, -1, *x.shape[2:])
 
@@ -185,18 +192,20 @@ class Adam:
 
 
 class Fit:
-    """Lanes of a given number and size, all of which advance with every step.
+    """The fits of so many images, all of which advance with every step.
 
-    output, average : (lanes, 3, H, W); loss : (lanes,)
+    like : (3, H, W), whose size and device the images have
+    output, average : (lanes, 3, H, W)
+    loss : (lanes,)
     """
 
-    def __init__(self, architecture, lanes, like, learning_rate, smoothing, dtype, bf16):
-        size, device = like.shape[1:], like.device
-        self.smoothing, self.bf16 = smoothing, bf16
+    def __init__(self, architecture: Architecture, lanes: int, like: Tensor, settings: FitSettings):
+        size, device, dtype = like.shape[1:], like.device, settings.dtype
+        self.smoothing, self.bf16 = settings.smoothing, settings.precision == "bf16"
         self.network = Priors(architecture, lanes).to(device, dtype)
         for weight in self.network.weights:
             weight.data.zero_()
-        self.optimizer = Adam(self.network, learning_rate)
+        self.optimizer = Adam(self.network, settings.learning_rate)
         self.input = torch.zeros(lanes, architecture.inputs, *size, device=device, dtype=dtype)
         self.target = torch.zeros(lanes, 3, *size, device=device, dtype=dtype)
         self.output, self.average = torch.zeros_like(self.target), torch.zeros_like(self.target)
@@ -224,20 +233,22 @@ class Fit:
 
     def save(self, lane: int) -> State:
         """A lane's state, on the CPU."""
-        adam, lanes = self.optimizer, self.network.lanes
-        parts = {"parameters": self.network.weights, "mean": adam.mean, "square": adam.square}
-        state = {name: lane_of(x, lanes, lane) for name, x in parts.items()}
-        state |= {"average": self.average[lane], "iteration": adam.steps[lane].long()}
+        lanes = self.network.lanes
+        state = {name: lane_of(x, lanes, lane) for name, x in self._parts().items()}
+        state |= {"average": self.average[lane], "iteration": self.optimizer.steps[lane].long()}
         return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
     def resume(self, lane: int, state: State) -> None:
         """Go on, after :meth:`start`, from a state."""
-        adam, lanes = self.optimizer, self.network.lanes
-        parts = {"parameters": self.network.weights, "mean": adam.mean, "square": adam.square}
-        for name, x in parts.items():
-            set_lane(x, lanes, lane, state[name])
+        for name, x in self._parts().items():
+            set_lane(x, self.network.lanes, lane, state[name])
         self.average[lane].copy_(state["average"])
-        adam.steps[lane] = int(state["iteration"])
+        self.optimizer.steps[lane] = int(state["iteration"])
+
+    def _parts(self) -> dict[str, Iterable[Tensor]]:
+        """What a state holds of every parameter."""
+        adam = self.optimizer
+        return {"parameters": self.network.weights, "mean": adam.mean, "square": adam.square}
 
     def step(self) -> None:
         """One step of all lanes."""
@@ -258,20 +269,130 @@ class Fit:
         with torch.no_grad():
             self.output.copy_(output)
             self.loss.copy_(loss)
-            weight = torch.where(self.optimizer.steps == 1, 1.0, 1 - self.smoothing)
-            self.average.lerp_(self.output, weight.to(self.average)[:, None, None, None])
+            # The first average is the image itself, also where an earlier image left NaN.
+            first = (self.optimizer.steps == 1)[:, None, None, None]
+            later = self.average.lerp(self.output, 1 - self.smoothing)
+            self.average.copy_(torch.where(first, self.output, later))
+
+
+class Lanes:
+    """Lanes that are kept filled until nothing is waiting and all are done.
+
+    working : per lane, the task that it works on; None: nothing
+    done : per lane, its task's steps so far
+    stopped : per lane, whether early stopping has ended its task
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        tasks: Sequence[Task],
+        settings: FitSettings,
+        record: Record,
+        progress: Callable[[int], None] | None,
+        pool: ThreadPoolExecutor,
+    ):
+        self.fit, self.tasks, self.readouts = fit, tasks, settings.readouts
+        self.record, self.progress, self.pool = record, progress, pool
+        lanes = fit.network.lanes
+        self.working: list[int | None] = [None] * lanes
+        self.done, self.stopped = [0] * lanes, [False] * lanes
+        self.monitor = None
+        if settings.stop:
+            self.monitor = Monitor(settings.stop, fit.target.shape, fit.target.device)
+
+    def run(self) -> Iterator[ReadOut]:
+        """All read-outs, as they come."""
+        while active := self._fill():
+            self._advance(active)
+            yield from self._read_outs(active)
+            self._release(active)
+            if self.record.due():
+                self.record.save(self._states)
+
+    def _fill(self) -> list[int]:
+        """Give waiting tasks to free lanes; returns the lanes that have work."""
+        waiting = self.record.waiting
+        free = [lane for lane, task in enumerate(self.working) if task is None][: len(waiting)]
+        positions = [waiting.popleft() for _ in free]
+        drawing = partial(draw, self.fit.network.architecture)
+        drawn = self.pool.map(drawing, [self.tasks[position] for position in positions])
+        for lane, position, start in zip(free, positions, drawn, strict=True):
+            self._start(lane, position, *start)
+        return [lane for lane, task in enumerate(self.working) if task is not None]
+
+    def _start(self, lane: int, position: int, parameters: Tensor, z: Tensor) -> None:
+        """Begin with a task in a lane, or go on where an earlier run was."""
+        self.working[lane], self.done[lane] = position, 0
+        self.fit.start(lane, parameters, z, self.tasks[position].target)
+        if self.monitor:
+            self.monitor.reset(lane)
+        if state := self.record.begin(position):
+            self.fit.resume(lane, state)
+            self.done[lane] = int(state["iteration"])
+            if self.monitor:
+                self.monitor.resume(lane, state)
+
+    def _advance(self, active: list[int]) -> None:
+        """Take a few steps, not beyond any lane's next read-out."""
+        ahead = (n - self.done[lane] for lane in active for n in self.readouts)
+        steps = 1 if self.monitor else min(SLICE, *(n for n in ahead if n > 0))
+        for _ in range(steps):
+            self.fit.step()
+            if self.progress:
+                self.progress(len(active))
+        for lane in active:
+            self.done[lane] += steps
+        if self.monitor:
+            self.monitor.update(self.fit.output, self.fit.average)
+            self.stopped = self.monitor.stopped.tolist()
+
+    def _read_outs(self, active: list[int]) -> Iterator[ReadOut]:
+        """The read-outs that lanes have come to; one that has stopped has come to all of them."""
+        for number, wanted in enumerate(self.readouts):
+            ready = [
+                lane
+                for lane in active
+                if (self.done[lane] == wanted or self.stopped[lane] and self.done[lane] <= wanted)
+                and self.record.reported[self.working[lane]] == number
+            ]
+            if ready:
+                yield self._read(ready, wanted)
+                for lane in ready:
+                    self.record.report(self.working[lane], wanted)
+
+    def _read(self, lanes: list[int], iteration: int) -> ReadOut:
+        """The images of these lanes as they are now, a copy."""
+        fit = self.fit
+        output, average, loss = fit.output[lanes], fit.average[lanes], fit.loss[lanes]
+        taken = torch.zeros(len(lanes), dtype=torch.long)
+        for i, lane in enumerate(lanes):
+            if self.stopped[lane]:
+                average[i] = self.monitor.best[lane].to(average)
+                taken[i] = self.monitor.best_iteration[lane]
+        positions = tuple(self.working[lane] for lane in lanes)
+        return ReadOut(positions, iteration, output, average, loss, taken)
+
+    def _release(self, active: list[int]) -> None:
+        """Free the lanes whose tasks are done."""
+        for lane in active:
+            if self.stopped[lane] or self.done[lane] == self.readouts[-1]:
+                self.working[lane] = None
+
+    def _states(self) -> dict[int, State]:
+        """The tasks in work."""
+        return {
+            position: self.fit.save(lane) | (self.monitor.save(lane) if self.monitor else {})
+            for lane, position in enumerate(self.working)
+            if position is not None
+        }
 
 
 def fit(
     architecture: Architecture,
     tasks: Sequence[Task],
+    settings: FitSettings,
     *,
-    readouts: Sequence[int],
-    learning_rate: float,
-    smoothing: float,
-    stop: EarlyStopping | None = None,
-    dtype: torch.dtype = torch.float32,
-    bf16: bool = False,
     batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[ReadOut]:
@@ -279,23 +400,23 @@ def fit(
     like = tasks[0].target
 
     def build(lanes: int) -> Fit:
-        return Fit(architecture, lanes, like, learning_rate, smoothing, dtype, bf16)
+        return Fit(architecture, lanes, like, settings)
 
     lanes = min(batch or most_lanes(build, like.device), len(tasks))
-    record = Record(architecture.kind, len(tasks), readouts, progress)
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # random numbers come from the CPU
-    while record.waiting:
-        try:
-            state = build(lanes)
-            yield from _run(state, tasks, record, readouts, stop, progress, pool)
-        except torch.OutOfMemoryError:
-            if lanes == 1:
-                raise
-            state, lanes = None, lanes // 2
-            log.warning("out of memory: going on with %d images at a time", lanes)
-            record.wait()
+    record = Record(architecture.kind, len(tasks), settings.readouts, progress)
+    # Random numbers come from the CPU.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while record.waiting:
             if like.device.type == "cuda":
-                torch.cuda.empty_cache()
+                torch.cuda.empty_cache()  # here no exception holds the memory of what failed
+            try:
+                yield from Lanes(build(lanes), tasks, settings, record, progress, pool).run()
+            except torch.OutOfMemoryError:
+                if lanes == 1:
+                    raise
+                lanes //= 2
+                log.warning("out of memory: going on with %d images at a time", lanes)
+                record.wait()
 
 
 def most_lanes(build: Callable[[int], Fit], device: torch.device) -> int:
@@ -313,77 +434,3 @@ def most_lanes(build: Callable[[int], Fit], device: torch.device) -> int:
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, min(MOST, int(SHARE * free / each)))
-
-
-def _run(state, tasks, record, readouts, stop, progress, pool) -> Iterator[ReadOut]:
-    """Keep the lanes filled until nothing is waiting and all are done."""
-    waiting, reported = record.waiting, record.reported
-    drawing = partial(draw, state.network.architecture)
-    lanes = state.network.lanes
-    position, done = [-1] * lanes, [0] * lanes  # what a lane works on (-1: nothing), its steps
-    monitor = Monitor(stop, state.target.shape, state.target.device) if stop else None
-    while True:
-        free = [lane for lane in range(lanes) if position[lane] < 0][: len(waiting)]
-        for lane in free:
-            position[lane], done[lane] = waiting.popleft(), 0
-        new = [tasks[position[lane]] for lane in free]
-        for lane, task, drawn in zip(free, new, pool.map(drawing, new), strict=True):
-            state.start(lane, *drawn, task.target)
-            if monitor:
-                monitor.reset(lane)
-            if saved := record.begin(position[lane]):
-                state.resume(lane, saved)
-                done[lane] = int(saved["iteration"])
-                if monitor:
-                    monitor.resume(lane, saved)
-        active = [lane for lane in range(lanes) if position[lane] >= 0]
-        if not active:
-            return
-        ahead = (n - done[i] for i in active for n in readouts if n > done[i])
-        steps = 1 if monitor else min(SLICE, *ahead)
-        for _ in range(steps):
-            state.step()
-            if progress:
-                progress(len(active))
-        stopped = [False] * lanes
-        if monitor:
-            monitor.update(state.output, state.average)
-            stopped = monitor.stopped.tolist()
-        for lane in active:
-            done[lane] += steps
-        for wanted in readouts:
-            ready = [
-                lane
-                for lane in active
-                if (done[lane] == wanted or stopped[lane] and done[lane] <= wanted)
-                and reported[position[lane]] == readouts.index(wanted)
-            ]
-            if ready:
-                yield _read(state, monitor, stopped, ready, [position[i] for i in ready], wanted)
-                for lane in ready:
-                    record.report(position[lane], wanted)
-        for lane in active:
-            if stopped[lane] or done[lane] == readouts[-1]:
-                position[lane] = -1
-        if record.due():
-            record.save(partial(_states, state, monitor, position))
-
-
-def _states(state, monitor, position) -> dict[int, State]:
-    """The tasks in work."""
-    return {
-        task: state.save(lane) | (monitor.save(lane) if monitor else {})
-        for lane, task in enumerate(position)
-        if task >= 0
-    }
-
-
-def _read(state, monitor, stopped, ready, positions, wanted) -> ReadOut:
-    average = state.average[ready]
-    taken = torch.zeros(len(ready), dtype=torch.long)
-    for i, lane in enumerate(ready):
-        if stopped[lane]:
-            average[i] = monitor.best[lane].to(average)
-            taken[i] = monitor.best_iteration[lane]
-    output, loss = state.output[ready], state.loss[ready]
-    return ReadOut(tuple(positions), wanted, output, average, loss, taken)

@@ -23,8 +23,15 @@ import torch
 from torch import Tensor
 
 from tandem_defense.restoration.record import Record, State
-from tandem_defense.restoration.reference import Architecture, ReadOut, Task, draw, shapes
-from tandem_defense.restoration.stopping import EarlyStopping, Monitor
+from tandem_defense.restoration.reference import (
+    Architecture,
+    FitSettings,
+    ReadOut,
+    Task,
+    draw,
+    shapes,
+)
+from tandem_defense.restoration.stopping import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ SLICE = 10  # steps between two looks at whether to go on
 def compiler() -> str | None:
     """The C++ compiler, or None."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 @cache
@@ -92,7 +99,7 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
-def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
     for name in ("float32", "float64"):
         signatures = {
@@ -104,9 +111,9 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
             "free": (None, [pointer]),
         }
         for verb, (result, arguments) in signatures.items():
-            function = getattr(found, f"prior_{verb}_{name}")
+            function = getattr(library, f"prior_{verb}_{name}")
             function.restype, function.argtypes = result, arguments
-    return found
+    return library
 
 
 class Network:
@@ -114,7 +121,7 @@ class Network:
 
     output, average : (3, H, W), of the latest step
 
-    Raises MemoryError if there is not enough memory for it.
+    Raises MemoryError if there is not enough memory for it, ValueError for tensors of other sizes.
     """
 
     def __init__(self, architecture: Architecture, height: int, width: int, dtype: torch.dtype):
@@ -156,9 +163,10 @@ class Network:
         """Go on, after :meth:`start`, from a state."""
         names = ("parameters", "mean", "square", "average")
         arrays = [state[name].to(self.dtype).contiguous() for name in names]
-        for found, like in zip(arrays, (self.size, self.size, self.size, self.output.numel())):
-            if found.numel() != like:
-                raise ValueError(f"a state holds {found.numel()} numbers, expected {like}")
+        sizes = (self.size, self.size, self.size, self.output.numel())
+        for array, size in zip(arrays, sizes, strict=True):
+            if array.numel() != size:
+                raise ValueError(f"a state holds {array.numel()} numbers, expected {size}")
         self._resume(self._handle, *[x.data_ptr() for x in arrays], int(state["iteration"]))
 
     def fit(self, steps: int, learning_rate: float, smoothing: float) -> float:
@@ -180,119 +188,197 @@ class Network:
             self._free(self._handle)
 
 
-def fit(
-    architecture: Architecture,
-    tasks: Sequence[Task],
-    *,
-    readouts: Sequence[int],
-    learning_rate: float,
-    smoothing: float,
-    stop: EarlyStopping | None = None,
-    dtype: torch.dtype = torch.float32,
-    batch: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[ReadOut]:
-    """Fit `batch` images at a time (None: as many as PyTorch has threads); see engine.fit."""
-    library()  # compiled before the threads start
-    threads = min(batch or torch.get_num_threads(), len(tasks))
-    answered = [-1] * threads  # the latest saving to which a thread has given its state
-    record = Record(architecture.kind, len(tasks), readouts, progress)
-    waiting, running = record.waiting, threads
-    lock, closed = threading.Lock(), threading.Event()
-    found: Queue = Queue(maxsize=2 * threads)  # a slow reader makes the threads wait
+class Fit:
+    """The fit of one image in a network, which it has to itself until it is done.
 
-    def restore(network: Network, position: int, worker: int) -> None:
-        task = tasks[position]
+    state : what an earlier run left of this fit, None where it starts
+    done : steps so far
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        architecture: Architecture,
+        task: Task,
+        settings: FitSettings,
+        state: State | None,
+    ):
+        self.network, self.settings = network, settings
+        self.done, self.loss = 0, torch.nan
+        self.monitor = None
+        if settings.stop:
+            self.monitor = Monitor(settings.stop, (1, *task.target.shape), torch.device("cpu"))
         network.start(*draw(architecture, task), task.target)
-        shape = (1, *task.target.shape)
-        monitor = Monitor(stop, shape, torch.device("cpu")) if stop else None
-        done, loss, known = 0, torch.nan, record.reported[position]
-        if state := record.begin(position):
-            network.resume(state)
-            done = int(state["iteration"])
-            if monitor:
-                monitor.resume(0, state)
-        for number, wanted in enumerate(readouts):
-            while done < wanted and not (monitor and monitor.stopped[0]):
-                if closed.is_set():
-                    return
-                if done and record.due() and answered[worker] != record.saves:
-                    answered[worker] = record.saves
-                    state = network.save() | {"iteration": torch.tensor(done)}
-                    # Behind this image's read-outs: they are taken in before it is written.
-                    found.put((position, state | (monitor.save(0) if monitor else {})))
-                steps = 1 if monitor else min(SLICE, wanted - done)
-                loss = network.fit(steps, learning_rate, smoothing)
-                done += steps
-                if monitor:
-                    monitor.update(network.output[None], network.average[None])
-                if progress:
-                    with lock:
-                        progress(steps)
-            if number < known:
-                continue
-            average, taken = network.average[None], torch.zeros(1, dtype=torch.long)
-            if monitor and monitor.stopped[0]:
-                average, taken = monitor.best.to(dtype), monitor.best_iteration.clone()
-            output, average = (x.clone() for x in (network.output[None], average))
-            found.put(
-                ReadOut(
-                    (position,), wanted, output, average, torch.tensor([loss], dtype=dtype), taken
-                )
-            )
+        if state:
+            self._resume(state)
 
-    def work(worker: int) -> None:
-        nonlocal running
-        position = None
+    def _resume(self, state: State) -> None:
+        self.network.resume(state)
+        self.done = int(state["iteration"])
+        if self.monitor:
+            self.monitor.resume(0, state)
+
+    def save(self) -> State:
+        """The state after the latest step."""
+        state = self.network.save() | {"iteration": torch.tensor(self.done)}
+        return state | (self.monitor.save(0) if self.monitor else {})
+
+    @property
+    def stopped(self) -> bool:
+        """Whether early stopping has ended it."""
+        return bool(self.monitor and self.monitor.stopped[0])
+
+    def advance(self, limit: int) -> int:
+        """Take a few steps, not beyond step `limit`; returns how many."""
+        steps = 1 if self.monitor else min(SLICE, limit - self.done)
+        self.loss = self.network.fit(steps, self.settings.learning_rate, self.settings.smoothing)
+        self.done += steps
+        if self.monitor:
+            self.monitor.update(self.network.output[None], self.network.average[None])
+        return steps
+
+    def read(self, position: int, iteration: int) -> ReadOut:
+        """The image as it is now, as task `position` at read-out `iteration`; a copy."""
+        average, taken = self.network.average[None], torch.zeros(1, dtype=torch.long)
+        if self.stopped:
+            average, taken = self.monitor.best.to(average), self.monitor.best_iteration.clone()
+        output, loss = self.network.output[None].clone(), average.new_tensor([self.loss])
+        return ReadOut((position,), iteration, output, average.clone(), loss, taken)
+
+
+class Workers:
+    """Threads with a network each, which take image after image until none is waiting.
+
+    A thread that runs out of memory puts its image back and ends; the others go on. Whatever a
+    thread has to say goes through one queue: a read-out, a (position, state) to be saved, an
+    exception; None when it ends.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        tasks: Sequence[Task],
+        settings: FitSettings,
+        count: int,
+        progress: Callable[[int], None] | None,
+    ):
+        self.architecture, self.tasks, self.settings = architecture, tasks, settings
+        self.progress = progress
+        self.record = Record(architecture.kind, len(tasks), settings.readouts, progress)
+        self.count, self.running = count, count
+        self.answered = [-1] * count  # the latest saving to which a thread has given its state
+        self.lock, self.closed = threading.Lock(), threading.Event()
+        # A slow reader makes the threads wait.
+        self.queue: Queue[ReadOut | tuple[int, State] | BaseException | None] = Queue(2 * count)
+
+    def run(self) -> Iterator[ReadOut]:
+        """All read-outs, as they come; the threads end with the iterator."""
+        threads = [
+            threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(self.count)
+        ]
+        for thread in threads:
+            thread.start()
         try:
-            network = Network(architecture, *tasks[0].target.shape[1:], dtype)
-            while not closed.is_set():
-                with lock:
-                    if not waiting:
-                        running -= 1
-                        break
-                    position = waiting.popleft()
-                restore(network, position, worker)
-                position = None
-        except MemoryError as error:
-            with lock:
-                running -= 1
-                if position is not None:
-                    waiting.appendleft(position)
-            if running:
-                log.warning(
-                    "not enough memory for %d images at a time: going on with fewer", threads
-                )
-            else:
-                found.put(error)
-        except BaseException as error:
-            found.put(error)
-        found.put(None)
+            yield from self._read()
+        finally:
+            self.closed.set()
+            for thread in threads:
+                while thread.is_alive():
+                    while not self.queue.empty():  # it may wait for room
+                        self.queue.get_nowait()
+                    thread.join(0.01)
 
-    workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
-        ended = 0
-        states: dict[int, State] = {}
-        while ended < threads:
-            item = found.get()
+    def _read(self) -> Iterator[ReadOut]:
+        """Empty the queue until all threads have ended, and save their states."""
+        ended, states = 0, {}
+        while ended < self.count:
+            item = self.queue.get()
             if item is None:
                 ended += 1
             elif isinstance(item, BaseException):
                 raise item
             elif isinstance(item, ReadOut):
                 yield item
-                record.report(item.positions[0], item.iteration)
+                self.record.report(item.positions[0], item.iteration)
             else:
                 states |= [item]
-            if states and len(states) >= running:
-                record.save(states.copy)
+            if states and len(states) >= self.running:
+                self.record.save(states.copy)
                 states = {}
-    finally:
-        closed.set()
-        for worker in workers:
-            while worker.is_alive():
-                while not found.empty():  # a thread may wait for room
-                    found.get_nowait()
-                worker.join(0.01)
+
+    def _work(self, worker: int) -> None:
+        """What a thread does."""
+        position = None
+        try:
+            network = Network(
+                self.architecture, *self.tasks[0].target.shape[1:], self.settings.dtype
+            )
+            while (position := self._next()) is not None:
+                self._restore(worker, network, position)
+        except MemoryError as error:
+            self._give_up(position, error)
+        except BaseException as error:
+            self.queue.put(error)
+        self.queue.put(None)
+
+    def _next(self) -> int | None:
+        """The next image, None where there is none."""
+        with self.lock:
+            if self.record.waiting and not self.closed.is_set():
+                return self.record.waiting.popleft()
+            self.running -= 1
+            return None
+
+    def _give_up(self, position: int | None, error: MemoryError) -> None:
+        """Leave the image to the other threads; the last one has nobody to leave it to."""
+        with self.lock:
+            self.running -= 1
+            if position is not None:
+                self.record.waiting.appendleft(position)
+        if self.running:
+            log.warning(
+                "not enough memory for %d images at a time: going on with fewer", self.count
+            )
+        else:
+            self.queue.put(error)
+
+    def _restore(self, worker: int, network: Network, position: int) -> None:
+        """Fit one image, to its end or until nobody reads any more."""
+        known = self.record.reported[position]
+        task, state = self.tasks[position], self.record.begin(position)
+        fit = Fit(network, self.architecture, task, self.settings, state)
+        for number, wanted in enumerate(self.settings.readouts):
+            while fit.done < wanted and not fit.stopped:
+                if self.closed.is_set():
+                    return
+                self._offer(worker, position, fit)
+                steps = fit.advance(wanted)
+                if self.progress:
+                    with self.lock:
+                        self.progress(steps)
+            if number >= known:
+                self.queue.put(fit.read(position, wanted))
+
+    def _offer(self, worker: int, position: int, fit: Fit) -> None:
+        """Give the state away where a saving is due, once per saving."""
+        if fit.done and self.record.due() and self.answered[worker] != self.record.saves:
+            self.answered[worker] = self.record.saves
+            # Behind this image's read-outs: they are taken in before it is written.
+            self.queue.put((position, fit.save()))
+
+
+def fit(
+    architecture: Architecture,
+    tasks: Sequence[Task],
+    settings: FitSettings,
+    *,
+    batch: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[ReadOut]:
+    """Fit `batch` images at a time (None: as many as PyTorch has threads); see engine.fit.
+
+    The precision is float32 or float64.
+    """
+    library()  # compiled before the threads start
+    count = min(batch or torch.get_num_threads(), len(tasks))
+    yield from Workers(architecture, tasks, settings, count, progress).run()

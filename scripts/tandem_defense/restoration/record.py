@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from tandem_defense import checkpoint
+from tandem_defense.pipeline import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Record:
         readouts: Sequence[int],
         progress: Callable[[int], None] | None,
     ):
-        self._part = checkpoint.part(name, {}, reported=[0] * tasks)
+        self._part = checkpoint.part(name, {}, reported=[0] * tasks).resume()
         self._readouts = readouts
         self.reported: list[int] = self._part.progress["reported"]
         self.saves = 0

@@ -1,4 +1,4 @@
-"""What a restoration is, one image at a time, in plain PyTorch: the engine is held against this.
+"""What a restoration is, one image at a time, in plain PyTorch: the engines are compared with this.
 
 Both networks as the paper draws them, the weights that they start from, and the loop that fits
 them. The faster forms (native.py, lanes.py) must give the same images.
@@ -6,19 +6,20 @@ them. The faster forms (native.py, lanes.py) must give the same images.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.restoration.stopping import EarlyStopping, Monitor
+from tandem_defense.settings import Counts, Positive, Smoothing, check
 
 Z_CHANNELS = 32  # as in the deep-image-prior repository's denoising (docs/choices.md)
 
-
 Norm = Literal["none", "instance", "affine"]
 InitialWeights = Literal["torch", "he"]
+Precision = Literal["float32", "tf32", "bf16", "float64"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,40 @@ class Task:
     target: Tensor
     seed: int
     input: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How networks are fitted, alike by all engines.
+
+    readouts : numbers of steps after which to yield, ≥ 1, ascending; the last is the total
+    learning_rate : Adam's, > 0
+    smoothing : weight of the past in the moving average, in [0, 1); it starts at the first output
+    stop : early stopping; an image that stops repeats its result at all later read-outs
+    precision : ``float32`` (whatever matrix mode PyTorch is set to), ``tf32`` (CUDA only),
+        ``bf16`` (layers in bfloat16; weights, Adam and averages in float32), ``float64``
+
+    Raises ValueError that names what is allowed.
+    """
+
+    readouts: Counts
+    learning_rate: Positive
+    smoothing: Smoothing
+    stop: EarlyStopping | None = None
+    precision: Precision = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "readouts", tuple(self.readouts))
+        check("FitSettings", get_type_hints(FitSettings, include_extras=True), vars(self))
+        if list(self.readouts) != sorted(set(self.readouts)):
+            raise ValueError(
+                f"FitSettings: readouts: found {self.readouts}, allowed are ascending numbers"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, averages and results."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -204,25 +239,26 @@ def draw(architecture: Architecture, task: Task) -> tuple[Tensor, Tensor]:
 def fit(
     architecture: Architecture,
     tasks: Sequence[Task],
+    settings: FitSettings,
     *,
-    readouts: Sequence[int],
-    learning_rate: float,
-    smoothing: float,
-    stop: EarlyStopping | None = None,
-    dtype: torch.dtype = torch.float32,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[ReadOut]:
-    """Fit one network after the other (paper eq. 2 and 3); see :func:`engine.fit`."""
+    """Fit one network after the other (paper eq. 2 and 3); see :func:`engine.fit`.
+
+    Raises ValueError for bf16, which it does not have.
+    """
+    if settings.precision == "bf16":
+        raise ValueError("the reference has no bf16: use engine fast, or float32")
     for position, task in enumerate(tasks):
         parameters, z = draw(architecture, task)
         network = build(architecture)
         nn.utils.vector_to_parameters(parameters, network.parameters())
-        network.to(task.target.device, dtype)
-        z, target = (x[None].to(task.target.device, dtype) for x in (z, task.target))
-        optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-        monitor = Monitor(stop, target.shape, target.device) if stop else None
+        network.to(task.target.device, settings.dtype)
+        z, target = (x[None].to(task.target.device, settings.dtype) for x in (z, task.target))
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        monitor = Monitor(settings.stop, target.shape, target.device) if settings.stop else None
         average, done = None, 0
-        for wanted in readouts:
+        for wanted in settings.readouts:
             while done < wanted and not (monitor and monitor.stopped[0]):
                 output = network(z)
                 loss = F.mse_loss(output, target)
@@ -230,7 +266,9 @@ def fit(
                 loss.backward()
                 optimizer.step()
                 output, loss = output.detach(), loss.detach()
-                average = output if average is None else average.lerp(output, 1 - smoothing)
+                average = (
+                    output if average is None else average.lerp(output, 1 - settings.smoothing)
+                )
                 done += 1
                 if monitor:
                     monitor.update(output, average)

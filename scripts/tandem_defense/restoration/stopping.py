@@ -1,9 +1,12 @@
 """Early stopping by windowed moving variance (Wang et al., Early Stopping for Deep Image Prior)."""
 
 from dataclasses import dataclass
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
+
+from tandem_defense.settings import Count, check
 
 
 @dataclass(frozen=True)
@@ -13,10 +16,15 @@ class EarlyStopping:
     The variance of the last `window` outputs falls while the network learns the image and rises
     when it starts on the perturbation. An image stops when the variance has had no new minimum
     for `patience` steps; its result is the average at the minimum.
+
+    Both are numbers of steps; ValueError for what is not ≥ 1.
     """
 
-    window: int
-    patience: int
+    window: Count
+    patience: Count
+
+    def __post_init__(self):
+        check("EarlyStopping", get_type_hints(EarlyStopping, include_extras=True), vars(self))
 
 
 class Monitor:
@@ -44,7 +52,7 @@ class Monitor:
         self.slot = 0
 
     def reset(self, lane: int) -> None:
-        """Start anew with another image."""
+        """Begin with another image."""
         self.recent[:, lane] = 0
         for state in (self.sum, self.squares, self.iteration, self.best_iteration, self.stopped):
             state[lane] = 0

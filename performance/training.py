@@ -1,0 +1,133 @@
+"""How long an epoch of FUNN's two stages takes, beside a plain loop in PyTorch's own layers.
+
+PYTHONPATH=scripts python performance/training.py [--images FOLDER] [--batches 20] [--rounds 5]
+
+FOLDER holds MNIST's four files; without it, random images of the same shape are
+used. The two implementations take turns, `--rounds` times, on the same batches; the fastest round
+counts and is scaled to an epoch of 60000 images. Timed on one thread unless `--threads` says more.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tandem_defense import device
+from tandem_defense.classifiers.autoencoder import FUNN
+from tandem_defense.datasets.mnist import MNIST
+
+EPOCH, BATCH = 60000, 128
+
+
+class Plain(nn.Module):
+    """The autoencoder in PyTorch's layers; with noise, an attacker."""
+
+    def __init__(self, noise: int = 0):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+        )
+        self.decoder = nn.Sequential(
+            *(nn.ConvTranspose2d(64 + noise, 32, 3, 2, 1), nn.ReLU()),
+            *(nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), nn.ReLU()),
+            nn.ConvTranspose2d(16, 1, 3, 2, 1, 1),
+        )
+
+    def forward(self, images, noise=None):
+        features = self.encoder(images)
+        if noise is not None:
+            tiles = noise[:, :, None, None].expand(-1, -1, *features.shape[2:])
+            features = torch.cat([features, tiles], 1)
+        return (1 + torch.tanh(self.decoder(features))) / 2
+
+
+def plain(images: torch.Tensor, stage: int) -> None:
+    """One epoch, as the paper writes it: each player has its own loss, pass and optimizer."""
+    where, mse = images.device, nn.functional.mse_loss
+    attacker, defender = Plain(32).to(where), Plain().to(where)
+    if stage == 1:
+        players = (attacker, defender)
+    else:
+        attacker.encoder.requires_grad_(False)
+        defender.decoder.requires_grad_(False)
+        players = (attacker.decoder, defender.encoder)
+    attacks, defends = (torch.optim.Adam(player.parameters(), 1e-5) for player in players)
+    for batch in torch.randperm(len(images)).split(BATCH):
+        x = images[batch]
+        perturbed = attacker(x, torch.rand(len(x), 32).to(where))
+        loss = mse(perturbed, x)
+        if stage == 2:
+            loss = loss + 5 * (0.01 - mse(defender(perturbed), x)).clamp_min(0)
+        attacks.zero_grad()
+        loss.backward()
+        defends.zero_grad()
+        mse(defender(perturbed.detach()), x).backward()
+        attacks.step()
+        defends.step()
+
+
+class Ours(FUNN):
+    """FUNN without the classifier that is trained at the end."""
+
+    def fit_head(self, *_) -> None:
+        """Nothing."""
+
+
+def ours(images: torch.Tensor, stage: int) -> None:
+    """One epoch of FUNN's own `fit`; in stage 2 with all features, which a run computes once."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    epochs = {"initialization_epochs": int(stage == 1), "optimization_epochs": int(stage == 2)}
+    Ours().to(images.device).fit(images, labels, seed=0, batch_size=BATCH, **epochs)
+
+
+def timed(function, images: torch.Tensor, stage: int) -> float:
+    """Seconds that an epoch of 60000 images would take."""
+    start = time.perf_counter()
+    function(images, stage)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * EPOCH / len(images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, help="folder with MNIST")
+    parser.add_argument("--batches", type=int, default=20, help="of 128 images (default 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args()
+    where = device.prepare(options.threads)
+    count = options.batches * BATCH
+    if options.images:
+        found = MNIST(folder=str(options.images)).load()["train"].images[:count]
+        images = torch.from_numpy(found).reshape(-1, 1, 28, 28).float() / 255
+    else:
+        images = torch.rand(count, 1, 28, 28)
+    images = images.to(where)
+    rows = []
+    for stage in (1, 2):
+        seconds = {"plain": [], "ours": []}
+        for turn in range(options.rounds + 1):
+            for name, function in (("plain", plain), ("ours", ours)):
+                spent = timed(function, images, stage)
+                if turn:  # the first turn loads kernels and modules
+                    seconds[name].append(spent)
+        for name, values in seconds.items():
+            ratio = min(seconds["plain"]) / min(values)
+            rows.append((where.type, stage, name, f"{min(values):.2f}", f"{ratio:.2f}"))
+    with options.output.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("device", "stage", "implementation", "seconds_per_epoch", "ratio"))
+        writer.writerows(rows)
+    print(options.output.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The run as a whole: overview, plan, provenance, timing, and the page of what reproduces."""
+
+
+rule overview:
+    """Every cell of every experiment, also of those that no table of the papers shows."""
+    input:
+        rules.predictions.input,
+    output:
+        report(
+            "results/tables/overview.csv",
+            caption="../report/overview.rst",
+            category="Run",
+            labels={"artifact": "Overview", "shows": "every cell of every experiment"},
+        ),
+    log:
+        "logs/overview.log",
+    benchmark:
+        "benchmarks/overview.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        code=code("overview.py"),
+        experiments=list(EXPERIMENTS),
+    script:
+        "../scripts/overview.py"
+
+
+rule plan:
+    """What the configuration will cost, before it is run: jobs, optimizer steps, bytes, hours."""
+    input:
+        benchmark=str(ROOT / "performance/restoration.csv"),
+    output:
+        csv="results/tables/plan.csv",
+        markdown="results/tables/plan.md",
+    log:
+        "logs/plan.log",
+    benchmark:
+        "benchmarks/plan.tsv"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("plan.py"),
+        experiments={name: found.work() for name, found in EXPERIMENTS.items()},
+    script:
+        "../scripts/plan.py"
+
+
+rule provenance:
+    """Versions, device, seeds, configuration and revision behind the results."""
+    input:
+        rules.tables.input,
+        rules.figures.input,
+    output:
+        "results/provenance.json",
+    log:
+        "logs/provenance.log",
+    benchmark:
+        "benchmarks/provenance.tsv"
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("provenance.py"),
+        config=config,
+    script:
+        "../scripts/provenance.py"
+
+
+rule timing:
+    """Where the time went: wall time, memory and load of all jobs, per rule."""
+
+    # A benchmark file is no declared output. All other results are inputs instead, so that this
+    # runs after everything, and again after any change, on the files that are there by then.
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        rules.provenance.output,
+    output:
+        csv="results/tables/timing.csv",
+        markdown=report(
+            "results/tables/timing.md",
+            caption="../report/timing.rst",
+            category="Run",
+            labels={"artifact": "Timing", "shows": "where the time went"},
+        ),
+    log:
+        "logs/timing.log",
+    benchmark:
+        "benchmarks/timing.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("timing.py"),
+    script:
+        "../scripts/timing.py"
+
+
+rule reproduction:
+    """docs/reproduction.md: published and measured, cell by cell, from reproduction/measured/."""
+    input:
+        measured=sorted(map(str, ROOT.glob("reproduction/measured/*.*"))),
+        texts=[str(ROOT / f"reproduction/{name}") for name in ("config.yaml", "reasons.toml")],
+    output:
+        str(ROOT / "docs/reproduction.md"),
+    log:
+        "logs/reproduction.log",
+    benchmark:
+        "benchmarks/reproduction.tsv"
+    localrule: True
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("reproduction.py"),
+    script:
+        "../scripts/reproduction.py"

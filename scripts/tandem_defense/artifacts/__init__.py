@@ -1,0 +1,1 @@
+"""Tables, figures and pages, one module per kind; they only read what experiments computed."""

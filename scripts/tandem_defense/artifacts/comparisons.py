@@ -1,0 +1,58 @@
+"""Paired comparisons of the defenses of Table 1: which one is correct where the other errs."""
+
+from itertools import combinations
+
+import pandas as pd
+
+from tandem_defense.artifacts.accuracy import Accuracy
+from tandem_defense.artifacts.base import Inputs, Sheet
+from tandem_defense.artifacts.printing import Grid, Marks
+from tandem_defense.evaluation.rates import correct, select
+from tandem_defense.evaluation.statistics import mcnemar
+
+COLUMNS = ["dataset", "classifier", "attack", "defense_a", "defense_b"]
+COLUMNS += ["n", "only_a", "only_b", "p_value"]
+
+
+class Comparisons(Accuracy):
+    """Paired exact McNemar tests between each two defenses, per classifier and attack.
+
+    The settings choose the cells, as those of an accuracy table do.
+    """
+
+    def frame(self, inputs: Inputs, sheet: Sheet) -> pd.DataFrame:
+        """Columns ``COLUMNS``: only_a counts the images that only defense_a classifies correctly.
+
+        Over several seeds an image counts as correct where most seeds are, so that n stays the
+        number of images. P-values are not adjusted for their number. Raises ValueError where rows
+        are missing or duplicated.
+        """
+        cells = self.cells(inputs.predictions, sheet)
+        rows = select(inputs.predictions, cells)
+        keys = ["classifier", "attack", "image"]
+        share = correct(rows).groupby([rows[k] for k in [*keys, "defense"]], observed=True).mean()
+        answers = (share > 0.5).unstack("defense")
+        tests = []
+        for (classifier, attack), some in cells.groupby(["classifier", "attack"], sort=False):
+            block = answers.loc[(classifier, attack)]
+            for a, b in combinations(some["defense"], 2):
+                test = mcnemar(block[a].astype(bool), block[b].astype(bool))
+                tests.append((sheet.dataset, classifier, attack, a, b, len(block)))
+                tests[-1] += (test.only_a, test.only_b, test.p_value)
+        return pd.DataFrame(tests, columns=COLUMNS)
+
+    def grid(self, table: pd.DataFrame, sheet: Sheet, marks: Marks) -> Grid:
+        """A block per classifier and attack, a row per pair."""
+        blocks: dict[str, list[list[str]]] = {}
+        for row in table.itertuples():
+            title = f"{sheet.classifiers[row.classifier]}, {sheet.attacks[row.attack]}"
+            pair = f"{sheet.defenses[row.defense_a]} – {sheet.defenses[row.defense_b]}"
+            line = [marks.text(pair), str(row.only_a), str(row.only_b), f"{row.p_value:.2g}"]
+            blocks.setdefault(marks.text(title), []).append(line)
+        caption = (
+            f"{sheet.dataset}: on how many images only the first, and only the second defense is"
+            " correct; exact two-sided McNemar test, not adjusted for the number of tests;"
+            " oblivious attacker."
+        )
+        heads = ["only first", "only second", "p"]
+        return Grid("Defenses", heads, blocks, caption, blocks_are="Classifier, attack")

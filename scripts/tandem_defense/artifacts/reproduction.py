@@ -1,0 +1,295 @@
+"""docs/reproduction.md: what was published, what was measured, and whether it reproduces."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from tandem_defense.evaluation.statistics import wilson
+
+WIDE = 0.25  # of an interval that decides nothing
+KEYS_OF_SEMANTICS = ["classifier", "output", "attack"]
+HEAD = """# What reproduces, and what does not
+
+Made by `snakemake reproduction` from the files in `reproduction/measured/`, which
+`reproduction/config.yaml` (gathered by `reproduction/collect.py`) and the other scripts there made.
+The explanations are typed by hand, in `reproduction/reasons.toml`.
+"""
+
+
+def page(folder: Path) -> str:
+    """The whole page.
+
+    folder : ``reproduction/``, with its configuration, what was ``measured`` (a file that is not
+        there has no section) and ``reasons.toml``: per section a ``text``, or a reason for each
+        cell under ``"<model or defense> <attack>"``
+    """
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    why = tomllib.loads((folder / "reasons.toml").read_text(encoding="utf-8"))
+    sections = [HEAD]
+    for name, (title, render) in SECTIONS.items():
+        if (file := folder / "measured" / name).exists():
+            key = name.split(".")[0]
+            notes = why.get(key, {})
+            if body := render(file, notes, config):
+                parts = [f"## {title}", notes.get("text", "").strip(), body]
+                sections.append("\n\n".join(filter(None, parts)))
+    return "\n".join(sections)
+
+
+def _labels(config: dict, experiment: str) -> dict[str, str]:
+    """What a reader sees for an experiment's names."""
+    spec = config["experiments"][experiment]
+    entries = [spec[section] for section in ("classifiers", "attacks", "defenses")]
+    return {name: e.get("label", name) for part in entries for name, e in part.items()}
+
+
+def verdict(published: float, low: float, high: float, n: int) -> str:
+    """Whether a published share agrees with a measured interval.
+
+    ``undecided``: it does, but the interval is wider than ``WIDE``, where nearly anything would;
+    ``yes``: it lies inside; ``nearly``: the interval that a share of `n` images has by itself
+    (Wilson, 95 %) overlaps the measured one; ``no``; empty where nothing was published or measured.
+    """
+    if pd.isna(published) or pd.isna(low):
+        return ""
+    least, most = wilson(round(published * n), n)
+    if most < low or high < least:
+        return "no"
+    if high - low > WIDE:
+        return "undecided"
+    return "yes" if low <= published <= high else "nearly"
+
+
+def _percent(value: float) -> str:
+    return "–" if pd.isna(value) else f"{100 * value:.2f}"
+
+
+def _noise(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2g}"
+
+
+def _table(head: list[str], rows: list, left: int) -> str:
+    align = ["left" if i < left else "right" for i in range(len(head))]
+    if head[-1] == "why":
+        align[-1] = "left"
+    return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+
+
+def table2(file: Path, why: dict, config: dict) -> str:
+    """FUNN's Table 2, a line per model and attack."""
+    labels, rows = _labels(config, config["tables"]["table2"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
+        agrees = verdict(row.published_success_rate, row.low, row.high, row.n)
+        rows.append(
+            (
+                labels.get(row.model, row.model),
+                labels.get(row.attack, row.attack),
+                _percent(row.published_success_rate),
+                f"{_percent(row.success_rate)} [{_percent(row.low)}, {_percent(row.high)}]",
+                _noise(row.published_noise_level),
+                _noise(row.noise_level),
+                agrees or "not published",
+                why.get(
+                    f"{row.model} {row.attack}", why.get(row.model, "") if agrees == "no" else ""
+                ),
+            )
+        )
+    head = ["model", "attack", "published, %", "measured, % [interval]", "noise, published"]
+    return _table([*head, "noise, measured", "reproduced", "why"], rows, 2)
+
+
+def table1(file: Path, why: dict, config: dict) -> str:
+    """t-DIPs' Table 1, a line per classifier, defense and attack."""
+    labels, rows = _labels(config, config["tables"]["table1"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
+        agrees = verdict(row.published, row.low, row.high, row.n)
+        rows.append(
+            (
+                labels.get(row.classifier, row.classifier),
+                labels.get(row.defense, row.defense),
+                labels.get(row.attack, row.attack),
+                _percent(row.published),
+                f"{_percent(row.accuracy)} [{_percent(row.low)}, {_percent(row.high)}]",
+                row.n,
+                agrees or "not published",
+                why.get(
+                    f"{row.defense} {row.attack}",
+                    why.get(row.defense, "") if agrees not in ("", "yes") else "",
+                ),
+            )
+        )
+    head = ["classifier", "defense", "attack", "published, %", "measured, % [interval]", "images"]
+    return _table([*head, "reproduced", "why"], rows, 3)
+
+
+def claims(file: Path, why: dict, config: dict) -> str:
+    """The t-DIPs paper's words, judged on its own table and on ours."""
+    judged, words = pd.read_csv(file), {True: "yes", False: "no"}
+    printed, here = (judged[judged["numbers"] == which] for which in ("published", "measured"))
+    # The same claims in the same order, but only ours call the defenses by their labels.
+    rows = [
+        (
+            ours.claim,
+            words.get(theirs.holds, "–"),
+            words.get(ours.holds, "–"),
+            "" if pd.isna(ours.evidence) else ours.evidence,
+        )
+        for theirs, ours in zip(printed.itertuples(), here.itertuples(), strict=True)
+    ]
+    return _table(["claim", "in the printed table", "here", "evidence here"], rows, 4)
+
+
+def picture(file: Path, why: dict, config: dict) -> str:
+    """A figure, from the folder of the page."""
+    return f"![{file.stem}](../reproduction/measured/{file.name})\n"
+
+
+def attack_semantics(file: Path, why: dict, config: dict) -> str:
+    """What becomes of the success rates if the attack reads the classifier otherwise."""
+    labels, rows = _labels(config, "funn"), []
+    table = pd.read_csv(file)
+    for (name, output, attack), seeds in table.groupby(KEYS_OF_SEMANTICS, sort=False):
+        rate, noise = seeds["success_rate"], seeds["noise_level"]
+        rows.append(
+            (
+                labels.get(name, name),
+                output,
+                attack,
+                f"{_percent(rate.median())} [{_percent(rate.min())}, {_percent(rate.max())}]",
+                _noise(noise.median()),
+                len(seeds),
+            )
+        )
+    head = ["model", "what the attack sees", "attack", "success, % [range]", "noise", "seeds"]
+    return _table(head, rows, 3)
+
+
+STEPS = (25, 50, 100, 200, 300, 400, 500, 700, 1000)  # of DIP₂ that the page shows
+
+
+def tandem(file: Path, why: dict, config: dict) -> str:
+    """What the two networks have learned after how many steps, per run of tandem.py."""
+    table = pd.read_csv(file)
+    near, right = [], []
+    for name, rows in table.groupby("run", sort=False):
+        images = rows["image"].nunique()
+        first = rows[(rows["network"] == "dip1") & (rows["steps"] == 100)]
+        start = f"{first['psnr_clean'].mean():.1f}" if len(first) else "–"
+        second = rows[(rows["network"] == "dip2") & rows["steps"].isin(STEPS)]
+        raw = second[second["average"] == "none"].groupby("steps")["psnr_clean"].mean()
+        near.append((name, images, start, *(f"{raw[n]:.1f}" if n in raw else "–" for n in STEPS)))
+        counts = second.groupby(["average", "steps"])["correct"].sum()
+        for average in ("none", "0.9", "0.99", "0.99 corrected"):
+            correct = [counts.get((average, n)) for n in STEPS]
+            cells = ["–" if n is None else str(int(n)) for n in correct]
+            total = sum(int(n) for n in correct if n is not None)
+            right.append((name, average, images, *cells, total))
+    picture = f"![tandem](../reproduction/measured/{file.stem}.png)\n"
+    steps = [str(n) for n in STEPS]
+    return "\n".join(
+        [
+            picture,
+            "PSNR to the clean image in dB, of the outputs as they are, mean over images:\n",
+            _table(["run", "images", "DIP₁ at 100", *steps], near, 1),
+            "How many images are classified correctly, of moving averages of the outputs:\n",
+            _table(["run", "average", "images", *steps, "sum"], right, 2),
+        ]
+    )
+
+
+def autoencoder_training(file: Path, why: dict, config: dict) -> str:
+    """What becomes of the baseline as it trains on."""
+    rows = [
+        (
+            row.widths,
+            row.initial_weights,
+            row.epochs,
+            row.head_epochs,
+            _percent(row.accuracy),
+            f"{row.deepfool_l2:.2f}",
+            _percent(row.fgsm_success),
+        )
+        for row in pd.read_csv(file).itertuples()
+    ]
+    head = [
+        "widths",
+        "initial weights",
+        "epochs",
+        "of the head",
+        "accuracy, %",
+        "DeepFool's mean L2",
+    ]
+    return _table([*head, "FGSM ε = 0.005, success, %"], rows, 2)
+
+
+def overview(file: Path, why: dict, config: dict) -> str:
+    """The undefended rows of the experiments beside the two papers' own, one table each."""
+    parts = []
+    for name, rows in pd.read_csv(file).groupby("experiment", sort=False):
+        if name not in why:
+            continue
+        labels = _labels(config, name)
+        lines = [
+            (
+                labels.get(row.classifier, row.classifier),
+                labels.get(row.defense, row.defense),
+                labels.get(row.attack, row.attack),
+                row.n,
+                f"{_percent(row.accuracy)} [{_percent(row.low)}, {_percent(row.high)}]",
+                _percent(row.success_rate),
+                _noise(row.noise_level),
+            )
+            for row in rows.itertuples()
+        ]
+        head = ["classifier", "defense", "attack", "images", "accuracy, % [interval]"]
+        head += ["success rate, %", "mean L2 of successes"]
+        parts.append(f"### {name}\n\n{why[name]}\n{_table(head, lines, 3)}")
+    return "\n".join(parts)
+
+
+def timing(file: Path, why: dict, config: dict) -> str:
+    """Where the time went."""
+    rows = [
+        (row.rule, row.jobs, f"{row.seconds:.0f}", f"{row.mean:.0f}", f"{row.max:.0f}")
+        for row in pd.read_csv(file).itertuples()
+    ]
+    return _table(["rule", "jobs", "seconds", "mean", "longest"], rows, 1)
+
+
+def provenance(file: Path, why: dict, config: dict) -> str:
+    """What all of it was made with."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    return (
+        f"Revision {record['revision']}, finished {record['finished']}, on {record['device']} with"
+        f" {record['cpu_cores']} cores, Python {record['python']}; {packages}. The"
+        f" configuration is in `reproduction/measured/{file.name}`.\n"
+    )
+
+
+SECTIONS = {
+    "table2.csv": ("FUNN, Table 2, on MNIST", table2),
+    "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
+    "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tandem),
+    "claims.csv": ("What the t-DIPs paper claims in words", claims),
+    "figure3.png": ("Figure 3: DIP alone", picture),
+    "figure6.png": ("Figure 6: t-DIPs and DIP over their iterations", picture),
+    "figure7.png": ("Figure 7: restored photographs", picture),
+    "figure8.png": ("Figure 8: what the classifier looks at", picture),
+    "funn_figure2.png": ("FUNN's Figure 2", picture),
+    "attack_semantics.csv": (
+        "Whether another reading of the attacks explains Table 2",
+        attack_semantics,
+    ),
+    "autoencoder_training.csv": (
+        "How the classic autoencoder's training decides Table 2",
+        autoencoder_training,
+    ),
+    "overview.csv": ("Points that the papers leave open", overview),
+    "timing.csv": ("Where the time went", timing),
+    "provenance.json": ("Made with", provenance),
+}

@@ -1,0 +1,1 @@
+"""Every file between jobs: written whole, checked when read."""

@@ -1,0 +1,1 @@
+"""What the workflow adds to the package: configuration, demand, staleness, the stages."""

@@ -1,0 +1,314 @@
+"""Checking a configuration before any hours are spent: shape, settings, names, counts.
+
+Needs no PyTorch. Every complaint names the key, what was found and what is allowed.
+"""
+
+import re
+from collections.abc import Container, Iterator
+from fractions import Fraction as Rational
+from pathlib import Path
+
+from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline.demand import CLEAN, Experiment
+from tandem_defense.settings import problems
+
+PARTS = ("classifiers", "attacks", "defenses")
+PLUGIN = re.compile(r"[^:]+(\.py)?:[A-Za-z_]\w*")
+
+
+class ConfigurationError(ValueError):
+    """The configuration cannot be run; the message lists every reason."""
+
+
+def with_fractions(value: object) -> object:
+    """The configuration with every ``"8/255"`` replaced by its value."""
+    if isinstance(value, dict):
+        return {key: with_fractions(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_fractions(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*/\s*[1-9]\d*\s*", value):
+        return float(Rational(value.replace(" ", "")))
+    return value
+
+
+def rule_names(root: Path) -> list[str]:
+    """The rules of the workflow in the checkout `root`, whose names no table or figure can have."""
+    files = [root / "Snakefile", *(root / "rules").glob("*.smk")]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return re.findall(r"^(?:use rule \w+ as|rule) (\w+)\b", text, re.MULTILINE)
+
+
+def check(
+    config: dict,
+    shape: dict,
+    downloads: Container[str] | None = None,
+    root: Path | None = None,
+) -> None:
+    """Raise ConfigurationError unless `config` can be run.
+
+    shape : the JSON schema
+    downloads : the names in the manifest, if released checkpoints are to be looked up there
+    root : the checkout, if names of rules and of published tables are to be looked up there
+    """
+    complaints = list(problems(shape, config))
+    if not complaints:  # names and settings mean nothing before the shape is right
+        complaints = list(_plugins(config))
+    if not complaints:
+        for name, spec in config["experiments"].items():
+            complaints += _experiment(f"experiments.{name}", Experiment(name, spec))
+    if not complaints:
+        complaints = [*_artifacts(config), *(_names_taken(config, root) if root else ())]
+        if downloads is not None:
+            complaints += _checkpoints(config, downloads)
+    if complaints:
+        raise ConfigurationError(
+            "the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in complaints)
+        )
+
+
+def _entries(config: dict) -> Iterator[tuple[str, str, dict]]:
+    """(key, section, entry) of everything that has a `kind`."""
+    for name, spec in config["experiments"].items():
+        yield f"experiments.{name}.dataset", "dataset", spec["dataset"]
+        for section in PARTS:
+            for key, entry in spec[section].items():
+                yield f"experiments.{name}.{section}.{key}", section, entry
+    for section in ("tables", "figures"):
+        for key, entry in config.get(section, {}).items():
+            yield f"{section}.{key}", section, entry
+
+
+def _plugins(config: dict) -> Iterator[str]:
+    """Every `kind` is registered, or a class of the user's that is there and may be run."""
+    for path, section, entry in _entries(config):
+        kind, module = entry["kind"], str(entry.get("module", ""))
+        if ":" in module and not config.get("plugins", False):
+            yield _untrusted(f"{path}.module", module)
+        if ":" not in kind:
+            if kind not in registry.SECTIONS[section]:
+                known = ", ".join(registry.SECTIONS[section])
+                yield (
+                    f"{path}.kind: found {kind!r}, allowed is one of {known}, or a class of your"
+                    " own, file.py:Class or package.module:Class"
+                )
+        elif not PLUGIN.fullmatch(kind):
+            yield f"{path}.kind: found {kind!r}, allowed is file.py:Class or package.module:Class"
+        elif not config.get("plugins", False):
+            yield _untrusted(f"{path}.kind", kind)
+        else:
+            try:
+                schema.schema(kind)
+            except (ImportError, OSError, SyntaxError, TypeError) as error:
+                yield f"{path}.kind: {kind} cannot be used: {error}"
+
+
+def _untrusted(path: str, target: str) -> str:
+    return (
+        f"{path}: {target} is code of your own, which this configuration would run: set"
+        " `plugins: true` at its top level to say that you trust it (SECURITY.md)"
+    )
+
+
+def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
+    spec = experiment.spec
+    yield from _dataset(f"{path}.dataset", spec)
+    for key in ("chunks", "keep_restored"):
+        if spec.get(key, 0) > spec["images"]:
+            yield (
+                f"{path}.{key}: found {spec[key]}, allowed are at most as many as images,"
+                f" {spec['images']}"
+            )
+    for section in PARTS:
+        for name, entry in spec[section].items():
+            yield from _entry(f"{path}.{section}.{name}", section, entry)
+    for name, entry in spec["defenses"].items():
+        yield from _demand(f"{path}.defenses.{name}", entry, spec)
+    if spec["defenses"].get("none", {}).get("kind") != "none":
+        yield f"{path}.defenses: lacks `none: {{kind: none}}`, the undefended classifier's row"
+
+
+def _dataset(path: str, spec: dict) -> Iterator[str]:
+    dataset = spec["dataset"]
+    chosen = demand.target("dataset", dataset)
+    yield from problems(schema.schema(chosen), demand.settings("dataset", dataset), path)
+    for split, most in (schema.constant(chosen, "AVAILABLE") or {}).items():
+        if isinstance(dataset.get(split), int) and dataset[split] > most:
+            yield f"{path}.{split}: found {dataset[split]}, the data has {most}"
+    test = dataset.get("test", schema.defaults(chosen).get("test"))
+    if isinstance(test, int) and spec["images"] > test:
+        above = path.removesuffix(".dataset")
+        yield f"{above}.images: found {spec['images']}, dataset.test has {test}"
+
+
+def _entry(path: str, section: str, entry: dict) -> Iterator[str]:
+    """Settings, and training or weights."""
+    chosen, kind = demand.target(section, entry), entry["kind"]
+    known = schema.schema(chosen)
+    yield from problems(known, demand.settings(section, entry), path)
+    fit = schema.fit(chosen)
+    if "training" in entry and fit is None:
+        yield f"{path}.training: a {kind} is not trained; remove the key"
+    elif fit and "training" in entry:
+        yield from problems(fit, entry["training"] or {}, f"{path}.training")
+    if fit and ("training" in entry) == (entry.get("weights") is not None):
+        released = "weights" in known["properties"]
+        key = "either `training` (may be {}) or `weights`" if released else "`training` (may be {})"
+        yield f"{path}: give {key}, a {kind} must be trained"
+
+
+def _demand(path: str, entry: dict, spec: dict) -> Iterator[str]:
+    """`only` and the read-outs of a defense."""
+    restoration = demand.is_restoration(entry)
+    lines = {path: entry} | {
+        f"{path}.readouts.{i}": line for i, line in enumerate(entry.get("readouts", []))
+    }
+    for place, line in lines.items():
+        for section, allowed in (
+            ("classifiers", list(spec["classifiers"])),
+            ("attacks", [CLEAN, *spec["attacks"]]),
+        ):
+            for name in line.get("only", {}).get(section, ()):
+                if name not in allowed:
+                    yield f"{place}.only.{section}: {_unknown(name, allowed)}"
+    if not restoration:
+        for key in ("readouts", "every"):
+            if key in entry:
+                yield f"{path}.{key}: only a restoration has read-outs; remove the key"
+        return
+    chosen = demand.target("defenses", entry)
+    known, defaults = schema.schema(chosen)["properties"], schema.defaults(chosen)
+    if "iterations" not in defaults:
+        yield f"{path}.kind: a restoration needs a setting `iterations` with a default"
+        return
+    if "readouts" in entry:
+        for key in ("only", *demand.READOUTS):
+            if key in entry:
+                yield f"{path}.{key}: has no effect beside `readouts`: say it there"
+    for place, line in lines.items():
+        if "first_iterations" in line and "first_iterations" not in known:
+            yield f"{place}.first_iterations: a {entry['kind']} has no first network"
+            continue
+        values = {k: line[k] for k in ("iterations", "first_iterations") if k in line}
+        parts = {"type": "object", "properties": {k: known[k] for k in values}}
+        yield from problems(parts, values, place)
+        last, every = line.get("iterations", defaults["iterations"]), line.get("every", 1)
+        if isinstance(last, int) and every > last:
+            yield f"{place}.every: found {every}, allowed are at most iterations, {last}"
+
+
+def _unknown(name: str, allowed: list[str]) -> str:
+    return f"found {name!r}, allowed is one of {', '.join(allowed)}"
+
+
+def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
+    for path, section, entry in _entries(config):
+        if section not in ("classifiers", "defenses"):
+            continue
+        for file in demand.checkpoint(section, entry):
+            if file not in downloads and not demand.own_weights(entry):
+                yield (
+                    f"{path}.weights: found {entry['weights']!r}, but resources/downloads.toml has"
+                    f" no {file!r}; add its URL and hash there"
+                )
+
+
+# --- artifacts ----------------------------------------------------------------------------------
+
+
+def _names_taken(config: dict, root: Path) -> Iterator[str]:
+    """No artifact has the name of a rule; published numbers are there."""
+    taken = {*rule_names(root)}
+    known = sorted(file.stem for file in (root / demand.PUBLISHED).glob("*.csv"))
+    for section in ("tables", "figures"):
+        for name, entry in config.get(section, {}).items():
+            path = f"{section}.{name}"
+            if name in taken:
+                yield f"{path}: the name is taken by a rule or a table; choose another"
+            taken.add(name)
+            shipped = demand.shipped(entry)
+            if shipped and shipped not in known:
+                yield f"{path}.published: {_unknown(shipped, known)}, or a .csv of yours"
+
+
+def _artifacts(config: dict) -> Iterator[str]:
+    """Tables and figures: their settings, the names they refer to, and that these are computed."""
+    for section in ("tables", "figures"):
+        for name, entry in config.get(section, {}).items():
+            path = f"{section}.{name}"
+            known = schema.schema(demand.target(section, entry))
+            complaints = [*problems(known, demand.settings(section, entry), path)]
+            if not complaints and entry["experiment"] not in config["experiments"]:
+                names = list(config["experiments"])
+                complaints = [f"{path}.experiment: {_unknown(entry['experiment'], names)}"]
+            if not complaints:
+                experiment = Experiment(
+                    entry["experiment"], config["experiments"][entry["experiment"]]
+                )
+                complaints = [*_references(path, known, entry, experiment)]
+            yield from complaints or _computed(path, section, entry, experiment)
+
+
+def _references(path: str, known: dict, entry: dict, experiment: Experiment) -> Iterator[str]:
+    """Every name of a classifier, attack or defense is in the experiment."""
+    for key, section, value in names(known, demand.settings("tables", entry)):
+        allowed = experiment.attacks() if section == "attacks" else list(experiment[section])
+        if value not in allowed:
+            place = f"experiments.{experiment.name}.{section}"
+            yield f"{path}.{key}: {_unknown(value, allowed)} ({place})"
+
+
+def names(known: dict, value: object, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, section, name) for every value that a schema marks as the name of an entry."""
+    for option in known.get("anyOf", [known]):
+        if "entry" in option and isinstance(value, str):
+            yield key, option["entry"], value
+        elif isinstance(value, list | tuple) and "items" in option:
+            for item in value:
+                yield from names(option["items"], item, key)
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                part = option.get("properties", {}).get(name, option.get("additionalProperties"))
+                if isinstance(part, dict):
+                    yield from names(part, item, f"{key}.{name}".lstrip("."))
+
+
+def _computed(path: str, section: str, entry: dict, experiment: Experiment) -> Iterator[str]:
+    """What an artifact shows, its experiment computes."""
+    known = experiment.restorations()
+    for defense in _of(entry, "defense", "defenses"):
+        if defense not in known:
+            yield f"{path}: {defense} is no restoration, and a {entry['kind']} shows restorations"
+            continue
+        for attack in _of(entry, "attack", "attacks"):
+            place = f"experiments.{experiment.name}.defenses.{defense}"
+            on = f"{attack} of {entry['classifier']}"
+            readouts = experiment.readouts(defense, entry["classifier"], attack)
+            if readouts is None:
+                yield f"{path}: {place} is not run on {on}: see its `only`"
+                continue
+            for key, asked in _asked(entry).items():
+                have = readouts[key]
+                if have and (missing := [n for n in asked if n not in have]):
+                    yield f"{path}.{key}: {place} has no read-out {missing[0]} on {on}, but {have}"
+    limit = ("keep_restored", 0) if list(_of(entry, "defense", "defenses")) else ("images", None)
+    most = experiment.spec.get(*limit)
+    if section == "figures" and entry.get("images", 0) > most:
+        yield (
+            f"{path}.images: found {entry['images']}, experiments.{experiment.name}.{limit[0]} is"
+            f" {most}"
+        )
+
+
+def _asked(entry: dict) -> dict[str, list[int]]:
+    """The read-outs that an artifact shows."""
+    last, every = entry.get("iterations"), entry.get("every")
+    steps = [last] if last else []
+    steps = [*range(every, last + 1, every)] if last and every else steps
+    return {"iterations": steps, "first_iterations": list(_of(entry, "first_iterations"))}
+
+
+def _of(entry: dict, *keys: str) -> Iterator:
+    """The values under some keys, each one value or a list of values."""
+    for key in keys:
+        value = entry.get(key, [])
+        yield from value if isinstance(value, list) else [value]

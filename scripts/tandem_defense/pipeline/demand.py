@@ -1,0 +1,366 @@
+"""What a configuration asks for: which jobs, which files, with which settings. Needs no PyTorch.
+
+An experiment says what is computed; tables and figures only read. So everything here follows from
+one entry of ``experiments``, and nothing from ``tables`` or ``figures``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+
+from tandem_defense.files.manifest import OWN_WEIGHTS
+from tandem_defense.pipeline import registry, schema
+
+# Keys of an entry that are not settings of its class.
+SHOWN = ("kind", "label", "control", "paper")  # for readers
+READOUTS = ("iterations", "first_iterations", "every")  # of a restoration
+BESIDE = (*SHOWN, "only", "readouts", "training")
+
+RUN = "{experiment}/{seed}"
+SET = RUN + "/{classifier}/{attack}"  # one attack's images of one classifier
+CHUNK = "/{scatteritem}"
+# Where every file of an experiment is.
+FILES = {
+    "images": "results/images/{experiment}",
+    "classifier": f"results/classifiers/{RUN}/{{classifier}}.safetensors",
+    "defense": f"results/defenses/{RUN}/{{classifier}}/{{defense}}.safetensors",
+    "attacked": f"results/adversarial/{SET}{CHUNK}.safetensors",
+    "evaluate": f"results/predictions/{RUN}/{{classifier}}/feed_forward{CHUNK}.parquet",
+    "restore": f"results/predictions/{SET}/{{defense}}{CHUNK}.parquet",
+    "restore_clean": f"results/predictions/{RUN}/clean/{{defense}}{CHUNK}.parquet",
+    "restored": f"results/restored/{SET}/{{defense}}{CHUNK}.safetensors",
+    "restored_clean": f"results/restored/{RUN}/clean/{{defense}}{CHUNK}.safetensors",
+    "predictions": "results/predictions/{experiment}.parquet",
+}
+PUBLISHED = "resources/published"
+CLEAN = "clean"  # the name of the unattacked images beside the attacks'
+
+
+def target(section: str, entry: dict) -> str:
+    """The class of an entry."""
+    return registry.target(section, entry["kind"])
+
+
+def is_restoration(entry: dict) -> bool:
+    """Whether a defense optimizes for every image: jobs of its own, with read-outs."""
+    return bool(schema.constant(target("defenses", entry), "RESTORATION"))
+
+
+def settings(section: str, entry: dict) -> dict:
+    """What an entry passes to its class, read-outs of a restoration apart."""
+    apart = READOUTS if section == "defenses" and is_restoration(entry) else ()
+    return {key: value for key, value in entry.items() if key not in (*BESIDE, *apart)}
+
+
+def own_weights(entry: dict) -> bool:
+    """Whether the weights that `entry` asks for are a file of the user's own."""
+    return entry["weights"].endswith(OWN_WEIGHTS)
+
+
+def checkpoint(section: str, entry: dict) -> list[str]:
+    """The files whose weights `entry` asks for; none if it is trained.
+
+    Names in the manifest, or a path: `weights` that end as a file does are the user's own.
+    """
+    if entry.get("weights") is None:
+        return []
+    if own_weights(entry):
+        return [entry["weights"]]
+    patterns = schema.constant(target(section, entry), "CHECKPOINT") or ()
+    return [pattern.format(**entry) for pattern in patterns]
+
+
+def selects(only: dict, classifier: str | None, attack: str) -> bool:
+    """Whether ``only: {classifiers: …, attacks: …}`` has a set of images in it.
+
+    `classifier` is None for clean images, which are restored once for all classifiers.
+    """
+    some = only.get("classifiers")
+    return (some is None or classifier is None or classifier in some) and attack in only.get(
+        "attacks", [attack]
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's entry in the configuration, `spec`, under its `name`."""
+
+    name: str
+    spec: dict
+
+    def __getitem__(self, key: str):
+        return self.spec[key]
+
+    # --- what jobs are told -----------------------------------------------------------------
+
+    def entry(self, section: str, name: str) -> dict:
+        """Class, settings and training of an entry, as a job gets them."""
+        entry = self.spec[section][name]
+        told = {"class": target(section, entry), "settings": settings(section, entry)}
+        return told | ({"training": entry["training"] or {}} if "training" in entry else {})
+
+    def dataset(self) -> dict:
+        """The dataset's class and settings."""
+        entry = self.spec["dataset"]
+        return {"class": target("dataset", entry), "settings": settings("dataset", entry)}
+
+    def classes(self, section: str, *names: str) -> list[str]:
+        """The classes of some entries, of all without `names`, and what these load by name."""
+        entries = [self.spec[section][name] for name in names or self.spec[section]]
+        loaded = [e["module"] for e in entries if ":" in str(e.get("module"))]
+        return [target(section, entry) for entry in entries] + loaded
+
+    def attacks(self) -> list[str]:
+        """All sets of images: clean, and under every attack."""
+        return [CLEAN, *self.spec["attacks"]]
+
+    # --- defenses ---------------------------------------------------------------------------
+
+    def restorations(self) -> list[str]:
+        """Defenses that optimize for every image."""
+        return [n for n, entry in self.spec["defenses"].items() if is_restoration(entry)]
+
+    def feed_forward(self, classifier: str) -> dict[str, list[str]]:
+        """The other defenses of a classifier, each with the attacks (or clean) it is run on."""
+        defenses = {
+            name: [a for a in self.attacks() if selects(entry.get("only", {}), classifier, a)]
+            for name, entry in self.spec["defenses"].items()
+            if not is_restoration(entry)
+        }
+        return {name: attacks for name, attacks in defenses.items() if attacks}
+
+    def trained_against(self, defense: str, classifier: str) -> str:
+        """The classifier that a defense's weights belong to, or "any"."""
+        needs_one = schema.trained_against_a_classifier(
+            target("defenses", self.spec["defenses"][defense])
+        )
+        return classifier if needs_one else "any"
+
+    def with_weights(self, classifier: str) -> list[str]:
+        """Feed-forward defenses of a classifier that have weights, trained or released."""
+        entries = self.spec["defenses"]
+        return [n for n in self.feed_forward(classifier) if {"training", "weights"} & {*entries[n]}]
+
+    # --- restorations -----------------------------------------------------------------------
+
+    def rules(self, defense: str) -> list[dict]:
+        """What is read out of a restoration: {only, iterations, every, first_iterations} each."""
+        entry = self.spec["defenses"][defense]
+        known = schema.defaults(target("defenses", entry))
+        lines = entry.get("readouts") or [
+            {key: entry[key] for key in ("only", *READOUTS) if key in entry}
+        ]
+        rules = []
+        for line in lines:
+            last = line.get("iterations", known["iterations"])
+            rule = {"only": line.get("only", {}), "iterations": last}
+            rule["every"] = line.get("every", last)
+            first = line.get("first_iterations", known.get("first_iterations", ()))
+            rules.append(rule | {"first_iterations": list(first)})
+        return rules
+
+    def readouts(self, defense: str, classifier: str | None, attack: str) -> dict | None:
+        """``iterations`` and ``first_iterations`` of one set of images; None where there are none.
+
+        One run serves every rule that selects the set.
+        """
+        steps: set[int] = set()
+        first: set[int] = set()
+        for rule in self.rules(defense):
+            if selects(rule["only"], classifier, attack):
+                steps |= {*range(rule["every"], rule["iterations"] + 1, rule["every"])}
+                steps.add(rule["iterations"])
+                first |= {*rule["first_iterations"]}
+        return {"iterations": sorted(steps), "first_iterations": sorted(first)} if steps else None
+
+    def clean_classifiers(self, defense: str) -> list[str]:
+        """The classifiers that are asked about clean images restored by `defense`."""
+        return [
+            name
+            for name in self.spec["classifiers"]
+            if any(selects(rule["only"], name, CLEAN) for rule in self.rules(defense))
+        ]
+
+    def restored(self) -> Iterator[dict]:
+        """Every set of images that is restored: the wildcards of its job, and its read-outs."""
+        for seed, defense in product(self.spec["seeds"], self.restorations()):
+            cards = {"experiment": self.name, "seed": seed, "defense": defense}
+            if self.clean_classifiers(defense):
+                yield cards | self.readouts(defense, None, CLEAN)
+            for classifier, attack in product(self.spec["classifiers"], self.spec["attacks"]):
+                if asked := self.readouts(defense, classifier, attack):
+                    yield cards | {"classifier": classifier, "attack": attack} | asked
+
+    # --- files ------------------------------------------------------------------------------
+
+    def file(self, kind: str, **wildcards) -> str:
+        """A file of this experiment, e.g. ``file("classifier", seed=0, classifier="small")``."""
+        return FILES[kind].format(**({"experiment": self.name} | wildcards))
+
+    def chunks(self, pattern: str) -> list[str]:
+        """The files of all chunks, from one with the wildcard scatteritem."""
+        count = self.spec["chunks"]
+        return [pattern.replace("{scatteritem}", f"{i + 1}-of-{count}") for i in range(count)]
+
+    def prediction_files(self) -> list[str]:
+        """Every prediction file of the experiment."""
+        patterns = [
+            self.file("evaluate", seed=seed, classifier=classifier, scatteritem="{scatteritem}")
+            for seed, classifier in product(self.spec["seeds"], self.spec["classifiers"])
+        ]
+        for cards in self.restored():
+            kind = "restore" if "attack" in cards else "restore_clean"
+            patterns.append(self.file(kind, **cards, scatteritem="{scatteritem}"))
+        return sorted(file for pattern in patterns for file in self.chunks(pattern))
+
+    def defense_files(self, seed: int | str, classifier: str) -> list[str]:
+        """The weights of the feed-forward defenses of a classifier."""
+        return [
+            self.file(
+                "defense",
+                seed=seed,
+                classifier=self.trained_against(name, classifier),
+                defense=name,
+            )
+            for name in self.with_weights(classifier)
+        ]
+
+    def work(self) -> dict:
+        """What the experiment will cost: see :func:`artifacts.plan.plan`."""
+        chosen = self.spec["dataset"]
+        shape = schema.constant(target("dataset", chosen), "SHAPE") or (3, 224, 224)
+        side = chosen.get("size", shape[-1])
+        weights = {
+            file
+            for seed, classifier in product(self.spec["seeds"], self.spec["classifiers"])
+            for file in self.defense_files(seed, classifier)
+        }
+        return {
+            "images": self.spec["images"],
+            "chunks": self.spec["chunks"],
+            "classifiers": len(self.spec["seeds"]) * len(self.spec["classifiers"]),
+            "attacks": len(self.spec["attacks"]),
+            "defenses": len(weights),
+            "shape": [shape[0], side, side],
+            "restored": list(self.restored()),
+            "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
+        }
+
+    # --- what tables and figures are told ---------------------------------------------------
+
+    def sheet(self) -> dict:
+        """The experiment as a reader sees it: see :class:`artifacts.base.Sheet`."""
+
+        def labels(section: str) -> dict[str, str]:
+            return {n: entry.get("label", n) for n, entry in self.spec[section].items()}
+
+        return {
+            "dataset": self.spec["dataset"]["kind"],
+            "classifiers": labels("classifiers"),
+            "attacks": {CLEAN: "Clean"} | labels("attacks"),
+            "defenses": labels("defenses"),
+            "controls": [n for n, e in self.spec["defenses"].items() if e.get("control")],
+        }
+
+
+def shipped(entry: dict) -> str | None:
+    """The table of published numbers that an artifact's entry names, if it is one of ours."""
+    name = entry.get("published")
+    return name if name and not name.endswith(".csv") else None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A table or figure: its `entry` in the configuration's `section`, under its `name`."""
+
+    section: str
+    name: str
+    entry: dict
+    experiment: Experiment
+
+    @property
+    def label(self) -> str:
+        """What the report calls it."""
+        return self.entry.get("label", self.name)
+
+    @property
+    def category(self) -> str:
+        """Where the report puts it."""
+        return self.experiment.spec.get("label", self.experiment.name)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The kinds of files that it reads."""
+        return schema.constant(target(self.section, self.entry), "NEEDS")
+
+    @property
+    def environment(self) -> str:
+        """Which of envs/ it runs in: only what asks a classifier needs PyTorch."""
+        return "torch" if "classifier" in self.needs else "plots"
+
+    def caption(self, root: Path) -> str:
+        """The caption of its kind in the checkout `root`; of the user's own kinds a general one."""
+        file = root / "report" / f"{self.entry['kind']}.rst"
+        return str(file if file.exists() else root / "report/own.rst")
+
+    def params(self, root: Path) -> dict:
+        """What its job is told: class and settings, and what a reader sees.
+
+        Files of the checkout `root` are told by their content: it may lie elsewhere next time.
+        """
+        published = None
+        if name := shipped(self.entry):
+            content = (root / PUBLISHED / f"{name}.csv").read_bytes()
+            published = {"name": name, "sha256": sha256(content).hexdigest()}
+        classifier = None
+        if "classifier" in self.needs:
+            classifier = self.experiment.entry("classifiers", self.entry["classifier"])
+        return {
+            "entry": {
+                "class": target(self.section, self.entry),
+                "settings": settings(self.section, self.entry),
+            },
+            "sheet": self.experiment.sheet(),
+            "classifier": classifier,
+            "published": published,
+            "shown": {key: self.entry[key] for key in ("label", "paper") if key in self.entry},
+        }
+
+    def classes(self) -> list[str]:
+        """The classes that its job loads."""
+        classes = [target(self.section, self.entry)]
+        if "classifier" in self.needs:
+            classes += self.experiment.classes("classifiers", self.entry["classifier"])
+        return classes
+
+    def files(self) -> dict[str, str | list[str]]:
+        """The files that it reads; pictures are of the first seed's first chunk."""
+        entry, of = self.entry, self.experiment
+        classifiers = entry.get("classifiers") or [entry.get("classifier")]
+        defenses = entry.get("defenses") or [entry.get("defense")]
+        first = {"seed": of["seeds"][0], "scatteritem": f"1-of-{of['chunks']}"}
+        first |= {"attack": entry.get("attack"), "classifier": entry.get("classifier")}
+        own = {} if shipped(entry) else {"published": entry.get("published")}
+        return {key: file for key, file in own.items() if file} | {
+            need: {
+                "predictions": lambda: of.file("predictions"),
+                "images": lambda: of.file("images") + "/test.safetensors",
+                "classifier": lambda: of.file("classifier", **first),
+                "attacked": lambda: [
+                    of.file("attacked", **(first | {"classifier": name})) for name in classifiers
+                ],
+                "restored": lambda: [of.file("restored", defense=d, **first) for d in defenses],
+            }[need]()
+            for need in self.needs
+        }
+
+
+def artifacts(config: dict, section: str) -> list[Artifact]:
+    """All tables, or all figures."""
+    return [
+        Artifact(section, name, entry, Experiment(of, config["experiments"][of]))
+        for name, entry in config.get(section, {}).items()
+        for of in [entry["experiment"]]
+    ]

@@ -1,0 +1,74 @@
+"""What a configuration's `kind` may say, and the class that it names.
+
+Classes are named, not imported: a job imports only the class it runs, a configuration is checked
+without PyTorch, and a change of one attack's module leaves the results of the others alone.
+To ship one, write the class and add its line here. A class of your own needs no line: its `kind` is
+``file.py:Class`` or ``package.module:Class`` (docs/extending.md).
+"""
+
+DATASETS = {
+    "photos": "tandem_defense.datasets.photos:Photos",
+    "digits": "tandem_defense.datasets.digits:Digits",
+    "mnist": "tandem_defense.datasets.mnist:MNIST",
+    "nips2017": "tandem_defense.datasets.nips2017:NIPS2017",
+    "folder": "tandem_defense.datasets.folder:Folder",
+}
+CLASSIFIERS = {
+    "small_cnn": "tandem_defense.classifiers.small:SmallCNN",
+    "torchvision": "tandem_defense.classifiers.torchvision:Torchvision",
+    "autoencoder": "tandem_defense.classifiers.autoencoder:ClassicAutoencoder",
+    "funn": "tandem_defense.classifiers.autoencoder:FUNN",
+    "timm": "tandem_defense.classifiers.timm:Timm",
+    "own": "tandem_defense.classifiers.own:Own",
+}
+ATTACKS = {
+    "fgsm": "tandem_defense.attacks.gradient:FGSM",
+    "gradient": "tandem_defense.attacks.gradient:Gradient",
+    "iterative_fgsm": "tandem_defense.attacks.iterative:IterativeFGSM",
+    "bim": "tandem_defense.attacks.iterative:BIM",
+    "pgd": "tandem_defense.attacks.iterative:PGD",
+    "mifgsm": "tandem_defense.attacks.iterative:MIFGSM",
+    "deepfool_l2": "tandem_defense.attacks.deepfool:DeepFoolL2",
+    "deepfool_linf": "tandem_defense.attacks.deepfool:DeepFoolLinf",
+    "carlini_wagner": "tandem_defense.attacks.carlini_wagner:CarliniWagnerL2",
+    "single_pixel": "tandem_defense.attacks.pixel:SinglePixel",
+    "local_search": "tandem_defense.attacks.pixel:LocalSearch",
+}
+DEFENSES = {
+    "none": "tandem_defense.defenses.base:NoDefense",
+    "average_blur": "tandem_defense.defenses.controls:AverageBlur",
+    "jpeg": "tandem_defense.defenses.controls:JPEG",
+    "hgd": "tandem_defense.defenses.hgd:HGD",
+    "comdefend": "tandem_defense.defenses.comdefend:ComDefend",
+    "magnet": "tandem_defense.defenses.magnet:MagNet",
+    "dip": "tandem_defense.defenses.dip:DIP",
+    "tdips": "tandem_defense.defenses.dip:TandemDIP",
+}
+TABLES = {
+    "accuracy": "tandem_defense.artifacts.accuracy:Accuracy",
+    "comparisons": "tandem_defense.artifacts.comparisons:Comparisons",
+    "success": "tandem_defense.artifacts.success:Success",
+    "claims": "tandem_defense.artifacts.claims:Claims",
+}
+FIGURES = {
+    "curve": "tandem_defense.artifacts.curve:Curve",
+    "restored": "tandem_defense.artifacts.restored:Restored",
+    "activation": "tandem_defense.artifacts.activation:Activation",
+    "perturbation": "tandem_defense.artifacts.perturbation:Perturbation",
+}
+SECTIONS = {
+    "dataset": DATASETS,
+    "classifiers": CLASSIFIERS,
+    "attacks": ATTACKS,
+    "defenses": DEFENSES,
+    "tables": TABLES,
+    "figures": FIGURES,
+}
+
+
+def target(section: str, kind: str) -> str:
+    """The class, "module:Class" or "file.py:Class", that `kind` means in a section.
+
+    Raises KeyError for a name that is not registered.
+    """
+    return kind if ":" in kind else SECTIONS[section][kind]

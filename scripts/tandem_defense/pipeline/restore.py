@@ -1,0 +1,89 @@
+"""Through a restoration and the classifiers to prediction rows at every read-out."""
+
+import logging
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+
+from tandem_defense import device
+from tandem_defense.files import predictions
+from tandem_defense.files.restored import write_restored
+from tandem_defense.pipeline import checkpoint, classes, entries
+from tandem_defense.pipeline.classes import Entry
+from tandem_defense.pipeline.rows import Chunk, predict, rows
+
+log = logging.getLogger(__name__)
+
+
+def restore(
+    chunk: Chunk,
+    names: dict,
+    classifiers: dict[str, tuple[Entry, str]],
+    entry: Entry,
+    output: str,
+    *,
+    readouts: dict[str, list[int]],
+    keep: int,
+    shown_output: str,
+    seed: int,
+    threads: int,
+) -> None:
+    """Rows of a restoration at every read-out, for every classifier (name: (entry, weights)).
+
+    readouts : ``iterations``, a list of steps, and ``first_iterations``, a list of λ₁, empty for a
+        restoration that has no first network
+    keep : how many of the chunk's first images are kept as restored in `shown_output`, per read-out
+    """
+    processor = device.prepare(threads)
+    nets = {n: entries.load(*c, processor) for n, c in classifiers.items()}
+    steps, lengths = readouts["iterations"], readouts["first_iterations"]
+    extra = {"iterations": steps[-1]} | ({"first_iterations": lengths} if lengths else {})
+    restoration = classes.build(entry | {"settings": entry["settings"] | extra}, seed).to(processor)
+    lengths = sorted(set(lengths)) or [0]
+    restoration.progress = _logged(restoration.steps(len(chunk.ids), steps[-1]))
+    predicted = torch.full((len(lengths), len(steps), len(nets), len(chunk.ids)), -1)
+    flat = torch.zeros(len(lengths), len(chunk.ids), dtype=torch.bool)
+    kept = {
+        f"{first}/{step}": torch.zeros(keep, *chunk.images.shape[1:])
+        for first in lengths
+        for step in steps
+        if keep
+    }
+    checkpoint.part("read-outs", {"predictions": predicted, "flat": flat} | kept).resume()
+    for restored in restoration.trace(chunk.images.to(processor), chunk.ids, steps):
+        at, first, step = restored.positions, restored.first_iterations, restored.iteration
+        flat[lengths.index(first), at] = restored.flat.cpu()
+        for order, net in enumerate(nets.values()):
+            answers = torch.from_numpy(predict(net, restored.images))
+            predicted[lengths.index(first), steps.index(step), order, at] = answers
+        pictures = kept.get(f"{first}/{step}", ())
+        for i, image in zip(at, restored.images.cpu(), strict=True):
+            if i < len(pictures):
+                pictures[i] = image
+    known = chunk.columns.get("clean_prediction")
+    bare = {n: predict(net, chunk.images) if known is None else known for n, net in nets.items()}
+    tables = []
+    for i, first in enumerate(lengths):
+        for j, step in enumerate(steps):
+            for order, name in enumerate(nets):
+                columns = {"first_iterations": first, "iteration": step, "seed": seed}
+                named = names | columns | {"classifier": name}
+                tables.append(rows(chunk, named, bare[name], predicted[i, j, order].numpy()))
+    pictures = {key: images.numpy() for key, images in sorted(kept.items())}
+    write_restored(shown_output, pictures, list(chunk.ids[:keep]))
+    table = pd.concat(tables, ignore_index=True)
+    predictions.write(table, output, flat_first_outputs=int(flat.sum()))
+
+
+def _logged(total: int) -> Callable[[int], None]:
+    """A callback that counts steps and logs every tenth of `total`."""
+    done = 0
+
+    def progress(steps: int) -> None:
+        nonlocal done
+        before, done = done, done + steps
+        if 10 * before // total < 10 * done // total:
+            log.info("%d of %d image-steps (%d %%)", done, total, 100 * done // total)
+
+    return progress

@@ -1,0 +1,141 @@
+"""The settings of a class read from its source text: no configuration check imports PyTorch."""
+
+import ast
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT, TYPES
+
+
+@cache
+def source(module: str) -> Path:
+    """Where a module is: "package.module", or the path of a file that ends in .py.
+
+    Raises ImportError for a module that is not there.
+    """
+    if module.endswith(".py"):
+        if Path(module).is_file():
+            return Path(module)
+        raise ImportError(f"there is no file {module}")
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(str(error)) from error
+    if spec is None or not spec.origin:
+        raise ImportError(f"there is no module {module}")
+    return Path(spec.origin)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(source(module).read_text(encoding="utf-8"))
+
+
+def ancestry(target: str) -> list[tuple[str, ast.ClassDef]]:
+    """(module, definition) of a class "module:Class" and its base classes, the class first.
+
+    Raises ImportError where the module has no such class.
+    """
+    module, name = target.rsplit(":", 1)
+    tree = _tree(module)
+    local = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    if name not in local:
+        raise ImportError(f"{module} has no class {name}")
+    imports = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    lines = [(module, local[name])]
+    for base in local[name].bases:
+        if not isinstance(base, ast.Name):
+            continue
+        parent = f"{module}:{base.id}" if base.id in local else imports.get(base.id, "")
+        if base.id in local or parent.startswith("tandem_defense."):
+            lines += ancestry(parent)
+    return lines
+
+
+def _schema(annotation: ast.expr) -> dict:
+    match annotation:
+        case ast.BinOp(op=ast.BitOr()):
+            return {"anyOf": [_schema(annotation.left), _schema(annotation.right)]}
+        case ast.Subscript(value=ast.Name(id="Literal")):
+            values = ast.literal_eval(annotation.slice)
+            return {"enum": list(values) if isinstance(values, tuple) else [values]}
+        case ast.Constant(value=None):
+            return TYPES["None"]
+        case ast.Name(id=name) if name in TYPES:
+            return TYPES[name]
+    raise TypeError(f"no setting can have the type {ast.unparse(annotation)!r}: see settings.TYPES")
+
+
+def schema(target: str) -> dict:
+    """JSON schema of the settings of a class, its base classes' included."""
+    properties: dict[str, dict] = {}
+    required: dict[str, bool] = {}
+    for _, node in reversed(ancestry(target)):
+        for line in node.body:
+            if not isinstance(line, ast.AnnAssign) or line.target.id in SUPPLIED:
+                continue
+            properties[line.target.id] = _schema(line.annotation)
+            required[line.target.id] = line.value is None
+    return _object(properties, [name for name, needed in required.items() if needed])
+
+
+def defaults(target: str) -> dict[str, object]:
+    """The defaults of the settings that are literals."""
+    literals = {}
+    for _, node in reversed(ancestry(target)):
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and line.value is not None:
+                try:
+                    literals[line.target.id] = ast.literal_eval(line.value)
+                except ValueError:  # for instance 8 / 255
+                    literals.pop(line.target.id, None)
+    return literals
+
+
+def fit(target: str) -> dict | None:
+    """JSON schema of the key `training`, the keyword-only parameters of ``fit``; None without."""
+    function = _method(target, "fit")
+    if function is None:
+        return None
+    pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    pairs = [(arg, default) for arg, default in pairs if arg.arg not in SUPPLIED_TO_FIT]
+    properties = {arg.arg: _schema(arg.annotation) for arg, _ in pairs}
+    return _object(properties, [arg.arg for arg, default in pairs if default is None])
+
+
+def trained_against_a_classifier(target: str) -> bool:
+    """Whether the class's ``fit`` takes a classifier, as HGD's does."""
+    function = _method(target, "fit")
+    return function is not None and "classifier" in [a.arg for a in function.args.kwonlyargs]
+
+
+def constant(target: str, name: str) -> object:
+    """The literal value of a class attribute, e.g. a dataset's ``AVAILABLE``; None without it."""
+    for _, node in ancestry(target):
+        for line in node.body:
+            if isinstance(line, ast.Assign) and line.targets[0].id == name:
+                return ast.literal_eval(line.value)
+    return None
+
+
+def _method(target: str, name: str) -> ast.FunctionDef | None:
+    for _, node in ancestry(target):
+        for line in node.body:
+            if isinstance(line, ast.FunctionDef) and line.name == name:
+                return line
+    return None
+
+
+def _object(properties: dict, required: list[str]) -> dict:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }

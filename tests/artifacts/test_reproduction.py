@@ -1,0 +1,110 @@
+"""The page that says what reproduces: its verdicts, and that it is what the committed files say."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from tandem_defense.artifacts import reproduction
+
+
+def test_the_committed_page_is_made_of_the_committed_measurements(root):
+    assert (root / "docs/reproduction.md").read_text() == reproduction.page(root / "reproduction")
+
+
+@pytest.mark.parametrize(
+    ("published", "low", "high", "expected"),
+    [
+        (0.5, 0.4, 0.6, "yes"),
+        (0.4, 0.4, 0.6, "yes"),
+        (0.38, 0.4, 0.6, "nearly"),  # 380 of 1000 is [35.0, 41.0] %
+        (0.2, 0.4, 0.6, "no"),
+        (0.0, 0.003, 0.2, "nearly"),  # 0 of 1000 is [0, 0.4] %
+        (0.0, 0.005, 0.2, "no"),
+        (0.5, 0.3, 0.6, "undecided"),
+        (0.0, 0.003, 0.6, "undecided"),
+        (0.0, 0.005, 0.6, "no"),
+        (float("nan"), 0.4, 0.6, ""),
+        (0.5, float("nan"), float("nan"), ""),
+    ],
+)
+def test_verdict(published, low, high, expected):
+    assert reproduction.verdict(published, low, high, 1000) == expected
+
+
+def test_a_cell_tells_published_measured_and_why(root, tmp_path):
+    (tmp_path / "measured").mkdir()
+    shutil.copy(root / "reproduction/config.yaml", tmp_path)
+    (tmp_path / "reasons.toml").write_text(
+        '[table2]\ntext = "Said at once."\nfunn = "Another net."\n"funn fgsm" = "A larger step."\n'
+    )
+    row = {"dataset": "mnist", "model": "funn", "n": 966, "seeds": 5, "noise_level": 0.2}
+    row |= {"published_noise_level": 0.04, "published_success_rate": 0.016}
+    rows = [
+        row | {"attack": "fgsm", "success_rate": 0.1, "low": 0.08, "high": 0.12},
+        row | {"attack": "single_pixel", "success_rate": 0.1, "low": 0.08, "high": 0.12},
+        row | {"attack": "iterative_fgsm", "success_rate": 0.017, "low": 0.01, "high": 0.02},
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "measured/table2.csv", index=False)
+    text = reproduction.page(tmp_path)
+    assert "Said at once." in text and "Table 1" not in text
+    cells = {}
+    for line in text.splitlines():
+        if line.startswith("| FUNN"):
+            _, attack, *rest = (cell.strip() for cell in line.strip("|").split("|"))
+            cells[attack] = rest
+    measured = ["1.60", "10.00 [8.00, 12.00]", "0.04", "0.2"]
+    assert cells["FGSM ε = 0.005"] == [*measured, "no", "A larger step."]
+    assert cells["SinglePixel"] == [*measured, "no", "Another net."]
+    assert cells["Iterative ε = 0.005"][4:] == ["yes", ""]
+
+
+@pytest.fixture
+def folder(root, tmp_path):
+    """A reproduction folder with the real configuration and nothing measured."""
+    (tmp_path / "measured").mkdir()
+    shutil.copy(root / "reproduction/config.yaml", tmp_path)
+    (tmp_path / "reasons.toml").write_text('[overview]\nphoto_inputs = "Which input."\n')
+    return tmp_path
+
+
+def test_claims_tell_print_and_here(folder):
+    (folder / "measured/claims.csv").write_text(
+        "numbers,claim,holds,evidence\n"
+        "published,tdips beats hgd,True,\n"
+        "published,accuracy falls,,nothing to judge by\n"
+        "measured,t-DIPs beats HGD,False,FGSM: 50.0% against 62.5%\n"
+        "measured,accuracy falls,True,\n"
+    )
+    lines = [line for line in reproduction.page(folder).splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert cells == [
+        ["t-DIPs beats HGD", "yes", "no", "FGSM: 50.0% against 62.5%"],
+        ["accuracy falls", "–", "yes", ""],
+    ]
+
+
+def test_pictures_are_linked_from_the_page(folder):
+    (folder / "measured/figure3.png").write_bytes(b"")
+    assert "![figure3](../reproduction/measured/figure3.png)" in reproduction.page(folder)
+
+
+def test_other_readings_of_an_attack_are_medians_over_seeds(folder):
+    row = {"classifier": "funn", "output": "logits", "attack": "DeepFool", "n": 200}
+    rates = [(1, 0.5, 0.2), (2, 0.7, 0.1), (3, 0.6, 0.4)]
+    rows = [row | {"seed": s, "success_rate": r, "noise_level": n} for s, r, n in rates]
+    pd.DataFrame(rows).to_csv(folder / "measured/attack_semantics.csv", index=False)
+    line = next(x for x in reproduction.page(folder).splitlines() if x.startswith("| FUNN"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["FUNN", "logits", "DeepFool", "60.00 [50.00, 70.00]", "0.2", "3"]
+
+
+def test_an_experiment_beside_the_tables_shows_where_it_is_explained(folder):
+    row = {"dataset": "nips2017", "classifier": "direct", "defense": "none", "attack": "clean"}
+    row |= {"n": 200, "accuracy": 0.83, "low": 0.77, "high": 0.88}
+    row |= {"success_rate": float("nan"), "noise_level": float("nan")}
+    rows = [row | {"experiment": name} for name in ("photo_inputs", "presets")]
+    pd.DataFrame(rows).to_csv(folder / "measured/overview.csv", index=False)
+    text = reproduction.page(folder)
+    assert "### photo_inputs" in text and "Which input." in text and "### presets" not in text
+    assert "83.00 [77.00, 88.00]" in text

@@ -1,0 +1,106 @@
+"""torchvision's networks: feature maps, input sizes, normalization, checkpoints."""
+
+import pytest
+import torch
+from refusals import check_settings
+from safetensors.torch import save_file
+from trainings import random
+
+from tandem_defense.classifiers.torchvision import LAST_MAPS, Torchvision
+from tandem_defense.datasets.nips2017 import NIPS2017
+from tandem_defense.pipeline import convert, entries
+from tandem_defense.pipeline.entries import to_tensor
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "size"),
+    [
+        ("ResNet", "resnet18", 64),
+        ("Inception3", "inception_v3", 96),
+        ("DenseNet", "densenet121", 64),
+        ("ShuffleNetV2", "shufflenet_v2_x0_5", 64),
+    ],
+)
+def test_maps_and_head_make_the_logits(family, architecture, size):
+    net = Torchvision(architecture=architecture, classes=5).eval()
+    assert type(net.net).__name__ == family and family in LAST_MAPS
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.allclose(net.head(net.maps(x)), net(x), atol=1e-5)
+
+
+def test_torchvision_inputs():
+    with pytest.raises(ValueError, match="'resnet19' is not torchvision's"):
+        Torchvision(architecture="resnet19")
+    net = Torchvision(architecture="resnet18", classes=3, input_size=32).eval()
+    assert net(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+    other = Torchvision(architecture="squeezenet1_1", classes=3).eval()
+    assert other(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    with pytest.raises(ValueError, match="no feature maps known for squeezenet1_1"):
+        other.maps(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        ("none", [0.5, 0.5, 0.5]),
+        ("half", [0.0, 0.0, 0.0]),
+        ("imagenet", [0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225]),
+    ],
+)
+def test_normalization(normalization, expected):
+    net = Torchvision(architecture="resnet18", classes=3, normalization=normalization).eval()
+    seen = []
+    net.net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net(torch.full((1, 3, 32, 32), 0.5))
+    assert torch.allclose(seen[0].mean((0, 2, 3)), torch.tensor(expected), atol=1e-6)
+    assert not any("mean" in name and "." not in name for name in net.state_dict())
+
+
+def test_training_is_reproducible():
+    images, labels = random(12, 3, 32, 32), torch.arange(12) % 3
+    nets = [Torchvision(architecture="shufflenet_v2_x0_5", classes=3) for _ in range(2)]
+    for net in nets:
+        net.fit(images, labels, seed=0, epochs=1, batch_size=6)
+    states = [net.state_dict() for net in nets]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"classes": 0}, {"normalization": "all"}, {"input_size": -1}, {"weights": 3}]
+)
+def test_wrong_settings(wrong):
+    check_settings(Torchvision, wrong, architecture="resnet18")
+
+
+def test_real_resnet50_classifies_real_photographs(root):
+    """The whole chain of normalization, size and labels: real images, real weights."""
+    shared = root.parent / "shared/data"
+    weights = shared / "weights/resnet50_pqf_fp16.safetensors"
+    if not weights.is_file():
+        pytest.skip("no real ImageNet weights beside this checkout")
+    images = NIPS2017(folder=str(shared / "nips2017dev"), test=16).load()["test"]
+    net = Torchvision(architecture="resnet50")
+    net.read_checkpoint(str(weights))
+    predicted = net.eval().predict(to_tensor(images.images)).numpy()
+    assert (predicted == images.labels).mean() > 0.6
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_weights_of_ones_own(tmp_path, ending):
+    """A file of one's own becomes the classifier's weights, in whatever precision it is."""
+    path, output = str(tmp_path / f"mine{ending}"), str(tmp_path / "out.safetensors")
+    settings = {"architecture": "shufflenet_v2_x0_5", "classes": 5, "weights": path}
+    entry = {"class": "tandem_defense.classifiers.torchvision:Torchvision", "settings": settings}
+    net = entries.build(entry)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in net.net.state_dict().items()}
+    save = save_file if ending == ".safetensors" else torch.save
+    save(half, path)
+    manifest = tmp_path / "downloads.toml"
+    manifest.touch()
+    convert.checkpoint(entry, {path: path}, str(manifest), output)
+    loaded = entries.load(entry, output, torch.device("cpu"))
+    assert torch.equal(loaded.net.fc.weight, net.net.fc.weight.half().float())
+    other = entry | {"settings": settings | {"classes": 6}}
+    with pytest.raises(ValueError, match="mine.* does not hold shufflenet_v2_x0_5 with 6 classes"):
+        convert.checkpoint(other, {path: path}, str(manifest), output)

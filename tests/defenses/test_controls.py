@@ -1,0 +1,59 @@
+"""The controls are SciPy's blur and Pillow's JPEG."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refusals import check_settings
+from scipy.ndimage import uniform_filter
+from trainings import random, smooth
+
+from tandem_defense.defenses.controls import JPEG, AverageBlur
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_blur_is_scipys(kernel):
+    images = random(2, 3, 9, 12)
+    size = (1, 1, kernel, kernel)
+    expected = uniform_filter(images.double().numpy(), size, mode="mirror")
+    assert np.allclose(AverageBlur(kernel=kernel)(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_pillows(channels):
+    images = smooth(2, channels, 21).requires_grad_()
+    result = JPEG(quality=60)(images)
+    for image, back in zip(images, result, strict=True):
+        pixels = (image.detach() * 255).round().byte().permute(1, 2, 0).squeeze().numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=60)
+        expected = np.asarray(Image.open(file), "float32").reshape(21, 21, channels) / 255
+        assert np.array_equal(back.permute(1, 2, 0), expected)
+    assert result.shape == images.shape and not result.requires_grad
+    assert JPEG()(images.double()).dtype == torch.float64
+    low = (JPEG(quality=5)(images) - images).abs().mean()
+    assert low > (JPEG(quality=95)(images) - images).abs().mean() > 0
+
+
+def test_wrong_images():
+    with pytest.raises(ValueError, match="use larger images or a kernel below 9"):
+        AverageBlur(kernel=9)(random(1, 1, 4, 8))
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        JPEG()(random(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("cls", "wrong"),
+    [
+        (AverageBlur, {"kernel": 4}),
+        (AverageBlur, {"kernel": -1}),
+        (AverageBlur, {"kernel": 3.0}),
+        (JPEG, {"quality": 101}),
+        (JPEG, {"quality": 0}),
+        (JPEG, {"quality": "high"}),
+    ],
+)
+def test_wrong_settings(cls, wrong):
+    check_settings(cls, wrong)

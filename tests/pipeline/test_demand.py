@@ -1,0 +1,113 @@
+"""What a configuration asks for follows from its experiments alone."""
+
+import copy
+
+import pytest
+
+from tandem_defense.pipeline import configuration
+from tandem_defense.pipeline.demand import CLEAN, Experiment, artifacts, selects
+
+
+@pytest.fixture
+def experiment(config) -> Experiment:
+    return Experiment("tdips", config["experiments"]["tdips"])
+
+
+@pytest.mark.parametrize(
+    ("only", "classifier", "attack", "expected"),
+    [
+        ({}, "a", "bim", True),
+        ({"classifiers": ["a"]}, "a", "bim", True),
+        ({"classifiers": ["a"]}, "b", "bim", False),
+        ({"classifiers": ["a"]}, None, CLEAN, True),
+        ({"attacks": ["fgsm"]}, "a", "bim", False),
+        ({"attacks": ["fgsm"]}, None, CLEAN, False),
+        ({"attacks": ["clean"]}, None, CLEAN, True),
+    ],
+)
+def test_only_selects(only, classifier, attack, expected):
+    assert selects(only, classifier, attack) is expected
+
+
+def test_one_run_serves_every_list_of_readouts(experiment):
+    assert experiment.readouts("tdips", "shufflenet", "bim") == {
+        "iterations": [100],
+        "first_iterations": [20],
+    }
+    assert experiment.readouts("tdips", "small", "bim") == {
+        "iterations": list(range(10, 101, 10)),
+        "first_iterations": [20, 40, 60],
+    }
+    assert experiment.readouts("tdips", "small", "cw")["iterations"] == [100]
+    assert experiment.readouts("tdips", None, CLEAN)["iterations"] == [100]
+    assert experiment.readouts("dip", "small", "cw") is None
+    assert experiment.readouts("dip", None, CLEAN) is None
+    assert experiment.readouts("dip", "small", "bim")["first_iterations"] == []
+
+
+def test_a_class_s_defaults_are_the_readouts_of_an_entry_that_says_nothing(config):
+    spec = copy.deepcopy(config["experiments"]["tdips"])
+    spec["defenses"]["tdips"] = {"kind": "tdips"}
+    found = Experiment("tdips", spec).readouts("tdips", "small", "bim")
+    assert found == {"iterations": [1000], "first_iterations": [100]}
+
+
+def test_every_restored_set_is_listed_once(experiment):
+    found = [(s["defense"], s.get("classifier"), s.get("attack")) for s in experiment.restored()]
+    assert len(found) == len(set(found)) == 4 + 1 + 2 * 5
+    assert ("tdips", None, None) in found and ("dip", "small", "bim") in found
+
+
+def test_feed_forward_defenses_by_classifier(config):
+    funn = Experiment("funn", config["experiments"]["funn"])
+    assert list(funn.feed_forward("classic")) == ["none", "magnet"]
+    assert list(funn.feed_forward("funn")) == ["none"]
+    assert funn.feed_forward("funn")["none"] == [CLEAN, *funn["attacks"]]
+
+
+def test_what_a_reader_sees_reaches_no_job(config):
+    """Labels and the like are in the sheet of tables and figures, and nowhere else."""
+    spec = config["experiments"]["tdips"]
+    before = Experiment("tdips", copy.deepcopy(spec))
+    spec["label"] = "Other"
+    for section in ("classifiers", "attacks", "defenses"):
+        for name, entry in spec[section].items():
+            entry["label"] = f"another {name}"
+    spec["defenses"]["hgd"]["control"] = True
+    after = Experiment("tdips", spec)
+    for section in ("classifiers", "attacks", "defenses"):
+        for name in spec[section]:
+            assert before.entry(section, name) == after.entry(section, name)
+    assert before.prediction_files() == after.prediction_files()
+    assert before.work() == after.work() and before.sheet() != after.sheet()
+
+
+def test_no_artifact_changes_what_is_computed(config, schema):
+    before = Experiment("tdips", config["experiments"]["tdips"]).prediction_files()
+    del config["tables"], config["figures"]
+    configuration.check(config, schema)
+    after = Experiment("tdips", config["experiments"]["tdips"]).prediction_files()
+    assert before == after and any("/dip/" in file for file in after)
+
+
+@pytest.mark.parametrize("kept", ["tdips", "funn"])
+@pytest.mark.parametrize("shown", ["all", "one figure", "none"])
+def test_one_paper_alone_is_a_configuration(config, schema, kept, shown):
+    config["experiments"] = {kept: config["experiments"][kept]}
+    for section in ("tables", "figures"):
+        entries = config[section].items()
+        config[section] = {n: e for n, e in entries if e["experiment"] == kept}
+    if shown != "all":
+        del config["tables"]
+        name = next(iter(config["figures"]))
+        config["figures"] = {"mine": config["figures"][name]}
+    if shown == "none":
+        del config["figures"]
+    configuration.check(config, schema)
+
+
+def test_several_figures_of_one_kind(config, schema):
+    figure = config["figures"]["figure6"]
+    config["figures"] = {"one": figure, "two": figure | {"attacks": ["bim"]}}
+    configuration.check(config, schema)
+    assert [a.name for a in artifacts(config, "figures")] == ["one", "two"]

@@ -1,0 +1,73 @@
+"""What a restoration job leaves beside its rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from tandem_defense.classifiers.small import SmallCNN
+from tandem_defense.datasets.photos import Photos
+from tandem_defense.files import predictions
+from tandem_defense.files.restored import read_restored
+from tandem_defense.files.weights import write_weights
+from tandem_defense.pipeline import classes
+from tandem_defense.pipeline.entries import to_tensor
+from tandem_defense.pipeline.restore import restore
+from tandem_defense.pipeline.rows import Chunk
+
+CLASSIFIER = {
+    "class": "tandem_defense.classifiers.small:SmallCNN",
+    "settings": {"classes": 7, "width": 4},
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """``job(name, **settings)``: t-DIPs on three photographs; returns the file of its rows."""
+    torch.manual_seed(0)
+    net = SmallCNN(**CLASSIFIER["settings"])
+    write_weights(tmp_path / "net", net.state_dict(), classes.identity(CLASSIFIER))
+    data = Photos(test=7, tune=7, train=7, regions=4).load()["test"][:3]
+    zeros = np.zeros(3, np.float32)
+    columns = {"label": data.labels, "linf": zeros, "l2": zeros}
+
+    def run(name, keep=2, **settings):
+        rows = tmp_path / f"{name}.parquet"
+        restore(
+            Chunk(to_tensor(data.images), data.ids, columns),
+            {"dataset": "photos", "attack": "clean", "defense": "tdips"},
+            {"small": (CLASSIFIER, str(tmp_path / "net"))},
+            {
+                "class": "tandem_defense.defenses.dip:TandemDIP",
+                "settings": {"feature_scale": 32, "first_width": 0.25} | settings,
+            },
+            str(rows),
+            readouts={"iterations": [2, 4], "first_iterations": [3, 20]},
+            keep=keep,
+            shown_output=str(tmp_path / f"{name}.shown"),
+            seed=0,
+            threads=1,
+        )
+        return rows
+
+    return run
+
+
+def test_rows_and_kept_images(job, tmp_path):
+    table = predictions.read(job("a"), "restore")
+    cells = table.groupby(["first_iterations", "iteration"]).size()
+    assert cells.to_dict() == {(3, 2): 3, (3, 4): 3, (20, 2): 3, (20, 4): 3}
+    images, ids = read_restored(tmp_path / "a.shown")
+    assert set(images) == {"3/2", "3/4", "20/2", "20/4"} and len(ids) == 2
+    assert all(found.shape == (2, 3, 64, 64) for found in images.values())
+    job("none kept", keep=0)
+    assert read_restored(tmp_path / "none kept.shown") == ({}, [])
+
+
+def test_flat_first_outputs_are_counted_in_the_file_and_over_files(job, tmp_path, caplog):
+    """Without a norm DIP₁ has learned nothing after three steps; with one it has after twenty."""
+    sound = predictions.flat_first_outputs(job("sound"))
+    flat = predictions.flat_first_outputs(job("flat", first_norm="none"))
+    assert flat >= 3 > sound and "first_norm" in caplog.text
+    whole = tmp_path / "whole.parquet"
+    predictions.gather([tmp_path / "sound.parquet", tmp_path / "flat.parquet"], whole)
+    assert predictions.flat_first_outputs(whole) == sound + flat

@@ -1,0 +1,48 @@
+"""Every engine equals the plain loop, and a task depends on nothing but itself."""
+
+import pytest
+from priors import ENGINES, PRIORS, apart, run, settings, tasks
+
+from tandem_defense.restoration import engine, reference
+from tandem_defense.restoration.reference import dip2
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_equal_the_reference(name, prior):
+    """In float64 to 1e-6 after 50 steps, at every read-out, for more images than threads."""
+    architecture = PRIORS[prior]
+    work = tasks(architecture, 3)
+    expected = run(reference.fit, architecture, work, steps=(1, 20, 50))
+    actual = run(ENGINES[name], architecture, work, steps=(1, 20, 50), batch=2)
+    assert apart(actual, expected) < 1e-6
+    losses = [float(expected[0, n][2]) for n in (1, 50)]
+    assert losses[1] < losses[0]  # something was learned
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_task_depends_on_nothing_but_itself(name):
+    """Alone, in another order, in other batches: equal to 1e-6; compiled: to the last bit."""
+    architecture, limit = PRIORS["dip2"], 0 if name == "native" else 1e-6
+    work = tasks(architecture, 5)
+    whole = run(ENGINES[name], architecture, work, steps=(20,), batch=3)
+    for batch, order in ((1, [2]), (2, [4, 2, 0])):
+        some = run(ENGINES[name], architecture, [work[i] for i in order], steps=(20,), batch=batch)
+        expected = {(k, 20): whole[i, 20] for k, i in enumerate(order)}
+        assert apart(some, expected) <= limit
+
+
+def test_no_tasks_no_readouts():
+    assert list(engine.fit(dip2(3, 8), [], settings((1,)))) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"engine": "slow"}, "engine: found 'slow', allowed is one of fast, reference"),
+        ({"batch": 0}, "batch: found 0, allowed is a whole number ≥ 1 or null"),
+    ],
+)
+def test_wrong_options_name_what_is_allowed(option, why):
+    with pytest.raises(ValueError, match=why):
+        list(engine.fit(dip2(3, 8), [], settings((1,)), **option))

@@ -1,0 +1,182 @@
+"""The compiled engine: equal to the plain loop at any size, safe with memory, faults, compilers."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from priors import PRIORS, apart, photos, run, settings, tasks
+
+from tandem_defense.restoration import native, reference
+from tandem_defense.restoration.reference import Task, dip1, dip2
+
+
+@pytest.mark.parametrize("size", [(64, 64), (131, 67), (97, 170)])
+def test_the_compiled_engine_equals_the_reference_at_any_size(size):
+    """Winograd tiles, pixel blocks and odd poolings end where the image ends."""
+    for architecture in (dip2(3, 32), dip2(3, 32, "affine"), dip1(0.25), dip1(0.25, "none")):
+        work = tasks(architecture, 1, *size)
+        expected = run(reference.fit, architecture, work, steps=(5,))
+        assert apart(run(native.fit, architecture, work, steps=(5,)), expected) < 1e-9
+
+
+def test_the_compiled_engine_equals_the_reference_at_the_paper_s_widths():
+    """The wide layers are computed in several pieces.
+
+    In float32 it is no further from the exact result than the reference's own float32, which
+    rounding moves by up to 1 % within ten steps where a norm magnifies it.
+    """
+    for architecture in (dip2(3, 4), dip1()):
+        work, steps = tasks(architecture, 1), (3, 10)
+        exact = run(reference.fit, architecture, work, steps=steps)
+        assert apart(run(native.fit, architecture, work, steps=steps), exact) < 1e-8
+        expected, found = (
+            run(fit, architecture, work, steps=steps, precision="float32")
+            for fit in (reference.fit, native.fit)
+        )
+        for n in steps:
+            for truth, one, other in zip(exact[0, n], expected[0, n], found[0, n], strict=True):
+                limit = 1.5 * (one - truth).norm() + 1e-6 * truth.norm()
+                assert (other - truth).norm() <= limit
+
+
+def test_out_of_memory_on_the_cpu_goes_on_with_fewer_threads(monkeypatch):
+    architecture = PRIORS["dip2"]
+    work = tasks(architecture, 4)
+    expected = run(native.fit, architecture, work, batch=1)
+    fit, scarce = native.Network.fit, itertools.count()
+
+    def first_call_fails(self, *arguments):
+        if next(scarce) == 0:
+            raise MemoryError
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(native.Network, "fit", first_call_fails)
+    assert apart(run(native.fit, architecture, work, batch=2), expected) == 0
+
+
+def test_one_image_too_large_for_the_memory_is_an_error():
+    """A child process with a limit: the error is MemoryError, not a crash."""
+    code = (
+        "import resource, torch\n"
+        "from tandem_defense.restoration import native\n"
+        "from tandem_defense.restoration.reference import FitSettings, Task, dip2\n"
+        "native.library()\n"
+        "task = Task(torch.zeros(3, 3000, 3000), 0)\n"
+        "limit = 1 << 30\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))\n"
+        "try:\n"
+        "    settings = FitSettings(readouts=(1,), learning_rate=1e-3, smoothing=0)\n"
+        "    list(native.fit(dip2(3, 4), [task], settings))\n"
+        "except MemoryError:\n"
+        "    print('MemoryError')\n"
+    )
+    actual = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    assert actual.stdout.strip() == "MemoryError", actual.stderr
+
+
+def test_a_reader_that_leaves_stops_the_threads():
+    before = threading.active_count()
+    work = tasks(PRIORS["dip2"], 4)
+    reads = native.fit(PRIORS["dip2"], work, settings((10, 10_000)))
+    next(reads)
+    reads.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    bad = Task(photos(1)[0], 0, torch.zeros(1))  # an input of the wrong size
+    with pytest.raises(ValueError, match=r"expected an input \(32, 65, 72\).*\(1,\)"):
+        run(native.fit, PRIORS["dip2"], [bad])
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, caplog, tmp_path):
+    fake = tmp_path / "c++"
+    fake.write_text("#!/bin/sh\necho 'cannot compile: out of paper' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    monkeypatch.setenv("TANDEM_DEFENSE_CACHE", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    try:
+        assert native.library() is None
+    finally:
+        native.library.cache_clear()
+    assert "out of paper" in caplog.text
+
+
+def test_the_code_is_compiled_once_and_kept(monkeypatch, tmp_path):
+    """A second process takes the file; another source makes another one."""
+    monkeypatch.setenv("TANDEM_DEFENSE_CACHE", str(tmp_path))
+    source = tmp_path / "small.cpp"
+    text = Path(native.SOURCE).read_text(encoding="utf-8")
+    source.write_text(text.replace("INTERFACE(double, float64)", "INTERFACE(float, float64)"))
+    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(native, "FLAGS", [f for f in native.FLAGS if f != "-O3"] + ["-O0"])
+    made = []
+    for _ in range(2):
+        native.library.cache_clear()
+        assert native.library() is not None
+        made.append([(p.name, p.stat().st_mtime_ns) for p in tmp_path.glob("*.so")])
+    source.write_text(source.read_text() + "\n// another\n")
+    native.library.cache_clear()
+    assert native.library() is not None
+    native.library.cache_clear()
+    assert made[0] == made[1] and len(made[0]) == 1
+    assert len(list(tmp_path.glob("*.so"))) == 2
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_the_compiled_code_is_clean_under_the_address_sanitizer(tmp_path):
+    """No read or write outside a buffer, at sizes whose last tiles and blocks are partial."""
+    program = tmp_path / "main.cpp"
+    program.write_text(
+        f'#include "{native.SOURCE}"\n'
+        "int main() {\n"
+        "    int widths[] = {3, 5, 20, 40, 17, 33}, first[] = {8, 9, 16, 17, 20, 8, 8, 4};\n"
+        "    for (int kind : {0, 1}) for (int norm : {0, 1, 2}) {\n"
+        "        int inputs = kind ? 3 : 32;\n"
+        "        auto* net = build<float>(67, 130, inputs, kind ? widths : first, kind, norm);\n"
+        "        std::vector<float> p(1 << 20, 0.01f), z(inputs * 67 * 130, 0.5f);\n"
+        "        std::vector<float> t(3 * 67 * 130, 0.25f), a(t.size()), b(t.size());\n"
+        "        net->start(p.data(), z.data(), t.data());\n"
+        "        if (!(fit(net, 2, 1e-3, 0.9, a.data(), b.data()) >= 0)) return 1;\n"
+        "        delete net;\n"
+        "    }\n"
+        "}\n"
+    )
+    flags = ["-std=c++17", "-O1", "-g", "-march=native", "-fsanitize=address,undefined"]
+    made = tmp_path / "main"
+    build = subprocess.run(
+        ["g++", *flags, "-fno-sanitize-recover=all", "-o", str(made), str(program)],
+        capture_output=True,
+        text=True,
+    )
+    if build.returncode and "sanitize" in build.stderr + build.stdout:
+        pytest.skip("the compiler has no sanitizers")
+    assert build.returncode == 0, build.stderr
+    done = subprocess.run([str(made)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:3000]
+
+
+def test_nothing_of_an_image_reaches_the_next_one_of_its_thread():
+    """Not even NaN, and not a bit of the average."""
+    architecture = PRIORS["dip2"]
+    first, second = tasks(architecture, 2)
+    broken = replace(first, target=torch.full_like(first.target, torch.nan))
+    for earlier in (first, broken):
+        both = run(native.fit, architecture, [earlier, second], steps=(1, 5), batch=1)
+        alone = run(native.fit, architecture, [second], steps=(1, 5), batch=1)
+        expected = {(1, n): alone[0, n] for n in (1, 5)}
+        assert apart({key: both[key] for key in expected}, expected) == 0
