@@ -118,11 +118,11 @@ def conda(root, tmp_path, monkeypatch):
     return copy_workflow(root, tmp_path / "checkout")
 
 
-def use_conda(checkout, target: str) -> subprocess.CompletedProcess:
-    """Make one file with --use-conda; what Snakemake says, in one text."""
+def use_conda(checkout, *arguments: str) -> subprocess.CompletedProcess:
+    """Make files with --use-conda; what Snakemake says, in one text."""
     command = [sys.executable, "-m", "snakemake", "--directory", "demo", "--cores", "1"]
     return subprocess.run(
-        [*command, "--use-conda", target],
+        [*command, "--use-conda", *arguments],
         cwd=checkout,
         text=True,
         stdout=subprocess.PIPE,
@@ -141,6 +141,15 @@ def test_a_job_runs_in_its_environment(conda, tmp_path):
         assert f"{name}-{version}-0.json" in installed
     again = use_conda(conda, "results/images/tdips/test.safetensors")
     assert again.returncode == 0 and "Creating conda environment" not in again.stdout
+
+
+def test_tables_and_figures_have_an_environment(conda, tmp_path):
+    """Also those whose rules are made in a loop: one needs torch, the others do not."""
+    done = use_conda(conda, "--conda-create-envs-only", "table1", "figure7")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("Creating conda environment") == 2
+    for name in ENVIRONMENTS:
+        assert f"envs/{name}.yaml" in done.stdout
 
 
 def test_an_environment_that_cannot_be_solved_says_which_package(conda):
