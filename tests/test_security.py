@@ -198,7 +198,7 @@ def test_a_table_s_name_that_leads_elsewhere_is_refused(tmp_path, name):
 
 
 def png(width: int, height: int, pixels: bytes) -> bytes:
-    """A grey picture."""
+    """A gray picture."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = zlib.crc32(kind + data)

@@ -31,7 +31,7 @@ class WithMaps(Net):
         return self[3](maps.mean((2, 3)))
 
 
-def grey():
+def gray():
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
 
 
@@ -70,11 +70,11 @@ def test_the_module_gets_normalized_images(own):
     assert torch.allclose(half(x), half.net(2 * x - 1), atol=1e-6)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     assert torch.allclose(imagenet(x), imagenet.net((x - mean) / std), atol=1e-6)
-    assert imagenet(x[:, :1]).shape == (2, 5)  # three channels of a grey one
+    assert imagenet(x[:, :1]).shape == (2, 5)  # three channels of a gray one
 
 
 def test_the_module_gets_resized_images(own):
-    net, x = own("grey", input_size=6), torch.rand(2, 1, 12, 12)
+    net, x = own("gray", input_size=6), torch.rand(2, 1, 12, 12)
     expected = nn.functional.interpolate(x, (6, 6), mode="bilinear", antialias=True)
     assert torch.equal(net(x), net.net(expected))
     assert torch.equal(net(x[..., :6, :6]), net.net(x[..., :6, :6]))
@@ -135,8 +135,8 @@ def test_its_checkpoint_becomes_weights(own, tmp_path):
     convert.checkpoint(entry, {path: path}, str(tmp_path / "downloads.toml"), output)
     loaded = entries.load(entry, output, torch.device("cpu"))
     assert torch.equal(loaded.net[3].weight, trained.net[3].weight.float())
-    with pytest.raises(FileError, match=r"(?s)mine\.pth does not hold .*:grey \(.*settings that"):
-        own("grey").read_checkpoint(path)
+    with pytest.raises(FileError, match=r"(?s)mine\.pth does not hold .*:gray \(.*settings that"):
+        own("gray").read_checkpoint(path)
 
 
 # --- checkpoints ---

@@ -257,11 +257,11 @@ def test_more_than_8_bits(tmp_path):
     (tmp_path / "a").mkdir()
     path = tmp_path / "a/1.png"
     Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(path)
-    with pytest.raises(FileError, match=r"1\.png has grey values of more than 8 bits .*Scale them"):
+    with pytest.raises(FileError, match=r"1\.png has gray values of more than 8 bits .*Scale them"):
         one(tmp_path, size=8)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "a/1.tif")
     path.unlink()
-    with pytest.raises(FileError, match=r"1\.tif has grey values of more than 8 bits .*mode F"):
+    with pytest.raises(FileError, match=r"1\.tif has gray values of more than 8 bits .*mode F"):
         one(tmp_path, size=8)
 
 

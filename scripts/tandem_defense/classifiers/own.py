@@ -22,7 +22,7 @@ class Own(Classifier):
         the working directory
     weights : the path of its checkpoint (.pth or .safetensors). Nothing is loaded by the
         constructor: the rule `convert_weights` stores it.
-    normalization : ``imagenet`` (makes three channels of a grey one), ``half`` (±1) or ``none``
+    normalization : ``imagenet`` (makes three channels of a gray one), ``half`` (±1) or ``none``
     input_size : images are resized to this side first (bilinear), pixels; 0 takes them as they are
 
     Raises ValueError where `module` names nothing that can be called, or not a module of PyTorch.

@@ -20,7 +20,7 @@ except ImportError as error:
 class Timm(Trainable):
     """Any of timm's classification networks.
 
-    Images (B, 3, H, W), or (B, 1, H, W) for grey, float in [0, 1] to logits (B, `classes`). They
+    Images (B, 3, H, W), or (B, 1, H, W) for gray, float in [0, 1] to logits (B, `classes`). They
     are resized and normalized as timm's own evaluation of that architecture does.
 
     architecture : timm's name, best with the tag of its weights, e.g. ``resnet50.a1_in1k``, because

@@ -43,8 +43,8 @@ class Folder(Dataset):
     bilinear resizing, none suffers from it.
 
     Before that the picture is turned as its EXIF orientation says, transparency is put on white,
-    and colors become RGB, or grey where `color` is false. Color profiles are ignored; of several
-    frames the first counts; of 16-bit color the high byte. Grey of more than 8 bits is refused: its
+    and colors become RGB, or gray where `color` is false. Color profiles are ignored; of several
+    frames the first counts; of 16-bit color the high byte. Gray of more than 8 bits is refused: its
     range is not known.
 
     The splits are ``folder/train`` and ``folder/test`` where both exist, with the class folders
@@ -65,7 +65,7 @@ class Folder(Dataset):
     size : side of the square images, pixels
     resize : length of the shorter side before cropping, pixels, at least `size`; without it
         `size` / 0.875, rounded: 256 for 224
-    color : RGB (C = 3) instead of grey (C = 1)
+    color : RGB (C = 3) instead of gray (C = 1)
     test, train : number of images of each split; without train images, train is test's
     split_seed : chooses the images of each split
     """
@@ -219,7 +219,7 @@ class Folder(Dataset):
         """A picture's center, (size, size, 3) or (size, size), uint8."""
         with opened(path, FORMATS, "Replace it, or delete it and its line in a table.") as image:
             if image.mode[0] in "IF":
-                problem = f"has grey values of more than 8 bits (Pillow's mode {image.mode})"
+                problem = f"has gray values of more than 8 bits (Pillow's mode {image.mode})"
                 raise FileError(path, problem, "Scale them to 8 bits and save it again.")
             image = ImageOps.exif_transpose(image)
             if image.has_transparency_data:

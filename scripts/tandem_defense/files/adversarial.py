@@ -24,7 +24,7 @@ class AdversarialSet:
     images : (N, C, H, W) float32 in [0, 1]
     labels, clean_prediction, prediction : (N,) int64; the bare classifier's classes before, after
     success, clipped : (N,) bool; it is fooled, the L∞ clip changed the attack's result
-    linf, l2 : (N,) float32, realised norms of the perturbation
+    linf, l2 : (N,) float32, realized norms of the perturbation
     ids : N names
     settings : the attack's class, settings and seed
     classes : number of classes
