@@ -47,12 +47,12 @@ def test_comdefend_noise_belongs_to_the_image():
     assert torch.equal(model.encode(images[2:], ids[2:]), whole[2:])
     assert torch.equal(model.encode(images.flip(0), ids[::-1]), whole.flip(0))
     assert not torch.equal(model.encode(images, ["e", "f", "g", "h"]), whole)
-    assert torch.equal(model.encode(images), model.encode(images, ["0", "1", "2", "3"]))
     other = ComDefend(test_noise=20, seed=1, **SMALL)
     other.load_state_dict(model.state_dict())
     assert not torch.equal(other.encode(images, ids), whole)
     share = (whole == 1).float().mean()
     assert 0.4 < share < 0.6  # noise of 20 drowns an untrained code
+    assert torch.equal(model.encode(images)[1:3], model.encode(images[1:3]))  # content is the id
     with pytest.raises(ValueError, match="3 ids for 4 images"):
         model(images, ids[:3])
 

@@ -281,3 +281,16 @@ def test_an_image_of_one_color_is_flat():
 def test_dip_alone_is_never_flat():
     for restored in DIP(**SMALL).trace(photos(2), None, [1]):
         assert restored.flat.tolist() == [False] * len(restored.positions)
+
+
+@pytest.mark.parametrize("kind", [DIP, TandemDIP])
+def test_without_ids_an_image_s_content_is_its_id(kind):
+    """A batch's part is restored as it was in the batch, in any order."""
+    extra = {"first_iterations": (5,), "first_width": 0.125} if kind is TandemDIP else {}
+    defense, images = kind(iterations=8, **SMALL, **extra), photos(3)
+    whole = defense(images)
+    assert (whole[1:2] - defense(images[1:2])).abs().max() < 1e-9
+    assert (whole.flip(0) - defense(images.flip(0))).abs().max() < 1e-9
+    assert not torch.allclose(whole, defense(images, ["a", "b", "c"]))
+    with pytest.raises(ValueError, match="2 ids for 3 images"):
+        defense(images, ["a", "b"])

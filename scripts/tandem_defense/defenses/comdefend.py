@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem_defense.defenses.base import Defense
+from tandem_defense.defenses.base import Defense, names_of
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Counts, Positive, checked
 from tandem_defense.training import (
@@ -70,12 +70,7 @@ class ComDefend(Defense):
         go through the defense. Raises ValueError for wrong images or another number of ids.
         """
         check_images(images, self.channels)
-        names = [str(i) for i in range(len(images))] if ids is None else list(ids)
-        if len(names) != len(images):
-            raise ValueError(
-                f"there are {len(names)} ids for {len(images)} images, expected one each: "
-                "pass the ids of this batch, or none"
-            )
+        names = names_of(images, ids)
         linear = self.compress(images - 0.5)
         if self.test_noise:
             linear = linear - self.test_noise * torch.stack(

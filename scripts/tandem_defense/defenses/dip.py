@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem_defense.defenses.base import Defense
+from tandem_defense.defenses.base import Defense, names_of
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.restoration.engine import fit
 from tandem_defense.restoration.reference import (
@@ -78,7 +78,8 @@ class DIP(Defense):
     engine : ``fast``, or ``reference`` for the plain loop over single images
     batch : how many images are optimized together, which changes nothing but the speed; null:
         what the memory holds
-    seed : the run's; an image's weights and input depend on it and on the image's id alone
+    seed : the run's; an image's weights and input depend on it and on the image's id alone, or,
+        without ids, on the image's content
 
     The attribute `progress`, if set, is called after every few steps with the number of
     image-steps taken; :meth:`steps` tells how many there will be without early stopping.
@@ -143,7 +144,7 @@ class DIP(Defense):
         """
         check(images)
         settings = self.fit_settings(readouts)
-        names = [str(i) for i in range(len(images))] if ids is None else list(ids)
+        names = names_of(images, ids)
         for restored in self._restore(as_rgb(images), names, settings):
             whole = restored.images[..., : images.shape[2], : images.shape[3]]
             whole = whole if images.shape[1] == 3 else whole.mean(1, keepdim=True)
