@@ -236,7 +236,8 @@ def test_several_threads_are_kept_at_one_moment(tmp_path, caplog, kill_after):
         except Killed:
             whole = torch.zeros_like(images)
     assert torch.equal(whole, expected) and part.progress == {}
-    assert 1 <= len(steps_resumed(caplog.text)) <= 2
+    # Of a fit each per thread at most; of none if the writing fell between two of them.
+    assert "going on with" in caplog.text and len(steps_resumed(caplog.text)) <= 2
 
 
 # --- training ---
