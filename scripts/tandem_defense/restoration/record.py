@@ -43,8 +43,8 @@ class Record:
         if self._states or any(self.reported):
             done = tasks - len(self.waiting)
             steps = {i: int(s["iteration"]) for i, s in sorted(self._states.items())}
-            at = ", ".join(f"{i} at step {n}" for i, n in steps.items())
-            log.info("%s: going on with %d of %d fits done; %s", name, done, tasks, at or "none begun")
+            at = ", ".join(f"{i} at step {n}" for i, n in steps.items()) or "none begun"
+            log.info("%s: going on with %d of %d fits done; %s", name, done, tasks, at)
             if progress:
                 progress(done * readouts[-1] + sum(steps.values()))
 
