@@ -225,7 +225,7 @@ def test_several_threads_are_kept_at_one_moment(tmp_path, caplog, kill_after):
         first_iterations=(15,), iterations=30, feature_scale=32, first_width=0.125, batch=2
     )
     expected = defense(images)
-    kill_after(2)
+    kill_after(1)  # the second one may fall where no fit is in progress
     whole = torch.zeros_like(images)
     for _ in range(2):
         try:
@@ -236,8 +236,7 @@ def test_several_threads_are_kept_at_one_moment(tmp_path, caplog, kill_after):
         except Killed:
             whole = torch.zeros_like(images)
     assert torch.equal(whole, expected) and part.progress == {}
-    # Of a fit each per thread at most; of none if the writing fell between two of them.
-    assert "going on with" in caplog.text and len(steps_resumed(caplog.text)) <= 2
+    assert 1 <= len(steps_resumed(caplog.text)) <= 2
 
 
 # --- training ---
