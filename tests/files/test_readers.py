@@ -200,11 +200,12 @@ def test_damage_is_named_or_harmless(readers, name, data):
 @given(data=st.data())
 def test_a_damaged_checkpoint_is_named_or_harmless(tmp_path, caplog, data):
     path = tmp_path / "c"
+    path.unlink(missing_ok=True)  # of the example before
 
     def steps(broken: bool) -> int:
         with checkpoint.kept(path, {"seed": 0}):
             counter = torch.zeros(3)
-            part = checkpoint.part("p", {"counter": counter}, steps=0)
+            part = checkpoint.part("p", {"counter": counter}, steps=0).resume()
             found = part.progress["steps"]
             assert counter.tolist() == [found] * 3
             counter += 7 - found
