@@ -16,8 +16,8 @@ import torch
 from checkout import copy_workflow, snakemake
 from PIL import Image
 
-from tandem_defense import cli
 from tandem_defense.classifiers.torchvision import Torchvision
+from tandem_defense.cli import pictures
 from tandem_defense.datasets.mnist import MNIST
 from tandem_defense.datasets.nips2017 import NIPS2017
 from tandem_defense.files import arrays, download
@@ -231,7 +231,7 @@ def test_a_picture_of_another_size_is_refused_before_it_is_decoded(tmp_path, sid
         NIPS2017(folder=str(tmp_path), test=1).load()
     if side > 1000:
         with pytest.raises(ValueError, match="make it smaller|cannot be read as a picture"):
-            cli.read(tmp_path / "images/a.png")
+            pictures.read(tmp_path / "images/a.png")
 
 
 def test_a_format_that_starts_a_program_is_refused(tmp_path):
@@ -239,7 +239,7 @@ def test_a_format_that_starts_a_program_is_refused(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (70, 70)).save(path, "EPS")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
-        cli.read(path)
+        pictures.read(path)
 
 
 def test_a_gzip_bomb_is_not_unpacked(tmp_path, little_memory):
