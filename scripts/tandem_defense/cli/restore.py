@@ -1,59 +1,78 @@
 """``tandem-defense restore``: restore pictures with t-DIPs."""
 
 import argparse
-from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from tandem_defense.cli.arguments import count
-from tandem_defense.cli.pictures import read
+from tandem_defense.cli.arguments import count, device_name, number, size
+from tandem_defense.cli.jobs import plan
 
 
 def add(commands) -> None:
     """The subcommand's arguments."""
     command = commands.add_parser(
         "restore",
-        help="remove adversarial perturbations from a picture with t-DIPs",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="remove adversarial perturbations from pictures with t-DIPs",
+        description="Restore pictures with t-DIPs. Orientation, EXIF data, color profile,"
+        " resolution and transparency are kept where the format has them.",
     )
-    command.add_argument("picture", type=Path, help="PNG, JPEG, ...; RGB or gray, any size")
-    command.add_argument("-o", "--output", type=Path, required=True, help="where to write it")
-    command.add_argument("--iterations", type=count, default=1000, help="λ₂, of the second network")
-    command.add_argument("--first-iterations", type=count, default=100, help="λ₁, of the first")
-    command.add_argument("--feature-scale", type=count, default=8, help="divides DIP₂'s widths")
-    command.add_argument("--seed", type=int, default=0, help="of weights and input noise")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    command.add_argument("--threads", type=count, default=2, help="CPU threads")
+    add_argument = command.add_argument
+    add_argument(
+        "pictures",
+        nargs="+",
+        help="files, folders (all pictures in them), or - for standard input;"
+        " RGB or gray, 8 bits (gray also 16), any size",
+    )
+    add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="a file; a folder for several pictures, which keep their names; - for standard output",
+    )
+    add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out pictures whose output is there: go on where a run was stopped",
+    )
+    add_argument(
+        "--iterations", type=count, default=1000, help="steps of the second network (%(default)s)"
+    )
+    add_argument(
+        "--first-iterations",
+        type=count,
+        default=100,
+        help="steps of the first network (%(default)s)",
+    )
+    add_argument(
+        "--feature-scale",
+        type=count,
+        default=8,
+        help="divides the second network's widths (%(default)s)",
+    )
+    add_argument(
+        "--max-size", type=size, help="make larger pictures smaller: pixels of the longer side"
+    )
+    add_argument(
+        "--tile",
+        type=size,
+        help="cut larger pictures into squares of so many pixels, each restored by itself, and"
+        " blend them: less memory, but no network sees the whole picture",
+    )
+    add_argument("--overlap", type=number, default=32, help="pixels that tiles share (%(default)s)")
+    add_argument("--seed", type=number, default=0, help="of weights and input noise (%(default)s)")
+    add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add_argument("--threads", type=count, help="CPU threads (all there are)")
     command.set_defaults(run=restore)
 
 
 def restore(options: argparse.Namespace) -> None:
-    """Read, restore with a progress bar, write."""
-    pixels, alpha = read(options.picture)
-    formats = Image.registered_extensions()
-    if options.output.suffix.lower() not in formats:
-        raise ValueError(f"{options.output}: no picture format has this ending; try .png")
-    if not options.output.parent.is_dir():
-        raise ValueError(f"{options.output.parent} is not a folder")
+    """Check everything, say what it will take, restore, write each picture when it is done.
 
-    import torch  # after the checks, because it takes seconds
-    from tqdm import tqdm
+    Raises ValueError or OSError before anything is computed, and Running for what fails later.
+    """
+    jobs = plan(options)
+    if not jobs:
+        return
+    from tandem_defense import device  # after the checks, because it takes seconds
+    from tandem_defense.cli import restoring
 
-    from tandem_defense import device
-    from tandem_defense.defenses.dip import TandemDIP
-
-    chosen = device.prepare(options.threads, options.device)
-    defense = TandemDIP(
-        first_iterations=(options.first_iterations,),
-        iterations=options.iterations,
-        feature_scale=options.feature_scale,
-        seed=options.seed,
-    )
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).to(chosen)
-    with tqdm(total=defense.steps(1, options.iterations), unit="step") as bar:
-        defense.progress = bar.update
-        restored = defense(images, ["picture"])
-    result = restored[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
-    result = np.concatenate([result, alpha], 2) if alpha is not None else result
-    Image.fromarray(result.squeeze(2) if result.shape[2] == 1 else result).save(options.output)
+    chosen = device.prepare(options.threads or device.cpus(), options.device)
+    restoring.run(jobs, options, chosen)
