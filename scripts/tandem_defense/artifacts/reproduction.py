@@ -169,6 +169,8 @@ def attack_semantics(file: Path, why: dict, config: dict) -> str:
 
 
 STEPS = (25, 50, 100, 200, 300, 400, 500, 700, 1000)  # of DIP₂ that the page shows
+LAST = 1000  # read-outs up to here are added up
+OTHER_IMAGES = ("clean", "FGSM", "MI-FGSM")  # what a run may have in place of BIM's images
 
 
 def tandem(file: Path, why: dict, config: dict) -> str:
@@ -176,29 +178,49 @@ def tandem(file: Path, why: dict, config: dict) -> str:
     table = pd.read_csv(file)
     near, right = [], []
     for name, rows in table.groupby("run", sort=False):
+        network, _, setting = name.partition(", ")
+        plain = table[(table["run"] == network) & table["image"].isin(set(rows["image"]))]
+        compared = setting and setting not in OTHER_IMAGES
         images = rows["image"].nunique()
-        first = rows[(rows["network"] == "dip1") & (rows["steps"] == 100)]
-        start = f"{first['psnr_clean'].mean():.1f}" if len(first) else "–"
-        second = rows[(rows["network"] == "dip2") & rows["steps"].isin(STEPS)]
-        raw = second[second["average"] == "none"].groupby("steps")["psnr_clean"].mean()
-        near.append((name, images, start, *(f"{raw[n]:.1f}" if n in raw else "–" for n in STEPS)))
-        counts = second.groupby(["average", "steps"])["correct"].sum()
-        for average in ("none", "0.9", "0.99", "0.99 corrected"):
-            correct = [counts.get((average, n)) for n in STEPS]
-            cells = ["–" if n is None else str(int(n)) for n in correct]
-            total = sum(int(n) for n in correct if n is not None)
+        first = rows[rows["network"] == "dip1"]
+        last = first[first["steps"] == first["steps"].max()]["psnr_clean"]
+        start = f"{last.mean():.1f}" if len(last) else "–"
+        raw, reference = _psnr(rows), _psnr(plain)
+        gain = {n: f" ({raw[n] - reference[n]:+.1f})" for n in raw.index if compared}
+        cells = [f"{raw[n]:.1f}{gain.get(n, '')}" if n in raw else "–" for n in STEPS]
+        near.append((name, images, start, *cells))
+        averages = ("none", "0.99") if setting else ("none", "0.9", "0.99", "0.99 corrected")
+        for average in averages:
+            counts, others = (_correct(part, average) for part in (rows, plain))
+            cells = [str(counts[n]) if n in counts else "–" for n in STEPS]
+            beside = f" ({others[counts.index].sum()})" if compared else ""
+            total = f"{counts.sum()}{beside} of {images * len(counts)}"
             right.append((name, average, images, *cells, total))
-    picture = f"![tandem](../reproduction/measured/{file.stem}.png)\n"
     steps = [str(n) for n in STEPS]
     return "\n".join(
         [
-            picture,
-            "PSNR to the clean image in dB, of the outputs as they are, mean over images:\n",
-            _table(["run", "images", "DIP₁ at 100", *steps], near, 1),
-            "How many images are classified correctly, of moving averages of the outputs:\n",
+            f"![tandem](../reproduction/measured/{file.stem}.png)\n",
+            "PSNR to the clean image in dB, of the outputs as they are, mean over images; in"
+            " parentheses the difference from the first run of the same kind on the same images:\n",
+            _table(["run", "images", "DIP₁ at λ₁", *steps], near, 1),
+            "How many images are classified correctly, of moving averages of the outputs; and the"
+            f" sum over all read-outs to {LAST}, in parentheses the first run's on the same"
+            " images:\n",
             _table(["run", "average", "images", *steps, "sum"], right, 2),
         ]
     )
+
+
+def _psnr(rows: pd.DataFrame) -> pd.Series:
+    """DIP₂'s mean PSNR by steps."""
+    raw = rows[(rows["network"] == "dip2") & (rows["average"] == "none")]
+    return raw.groupby("steps")["psnr_clean"].mean()
+
+
+def _correct(rows: pd.DataFrame, average: str) -> pd.Series:
+    """How many images an average gets right, by steps up to LAST."""
+    some = rows[(rows["network"] == "dip2") & (rows["average"] == average)]
+    return some[some["steps"] <= LAST].groupby("steps")["correct"].sum().astype(int)
 
 
 def autoencoder_training(file: Path, why: dict, config: dict) -> str:
