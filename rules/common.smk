@@ -1,15 +1,9 @@
 """Reading and checking the configuration, and what several rules need; no rules."""
 
 import re
-import sys
 import tomllib
-from pathlib import Path
 
 import yaml
-from snakemake.exceptions import WorkflowError
-
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "scripts"))
 
 from tandem_defense.pipeline import configuration, demand, schema, stale
 
