@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import subprocess
 import sys
 import typing
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tandem_defense.pipeline import classes, configuration, demand, registry
+from tandem_defense.pipeline import check_machine, classes, configuration, demand, registry
 from tandem_defense.pipeline import schema as schema_of
 from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT
 from tandem_defense.settings import schema_of as declared
@@ -185,6 +186,18 @@ def test_a_table_of_models_shows_one_read_out(config, schema):
     configuration.check(config, schema)
 
 
+def test_a_curve_without_first_iterations_has_all_that_there_are_everywhere(config, schema):
+    readouts = [{"first_iterations": [20], "iterations": 100, "every": 10}]
+    some = {"only": {"attacks": ["bim"]}, "first_iterations": [20, 40]}
+    change(config, "experiments.tdips.defenses.tdips.readouts", [*readouts, readouts[0] | some])
+    message = complaint(config, schema)
+    assert "figures.figure6.first_iterations: experiments.tdips.defenses.tdips has no" in message
+    assert "read-out 40 on fgsm of small, but [20]" in message
+    change(config, "figures.figure6.first_iterations", [20])
+    change(config, "tables.claims.curve_first_iterations", [20])
+    configuration.check(config, schema)
+
+
 def test_a_picture_with_two_networks_says_which_first_one(config, schema):
     del config["figures"]["figure7"]["first_iterations"]
     assert "figure7: lacks the key first_iterations, which tdips needs" in complaint(config, schema)
@@ -302,12 +315,12 @@ def machine(config, **options) -> str:
 def test_tf32_needs_a_gpu_here_unless_the_jobs_run_elsewhere(config, monkeypatch):
     configuration.check_machine(config)
     change(config, "experiments.tdips.defenses.dip.precision", "tf32")
-    monkeypatch.setattr(configuration, "glob", lambda pattern: [])
+    monkeypatch.setattr(check_machine, "glob", lambda pattern: [])
     message = machine(config)
     assert "experiments.tdips.defenses.dip.precision: found 'tf32'" in message
     assert "choose float32" in message
     configuration.check_machine(config, cluster=True)
-    monkeypatch.setattr(configuration, "glob", lambda pattern: ["/dev/nvidia0"])
+    monkeypatch.setattr(check_machine, "glob", lambda pattern: ["/dev/nvidia0"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     configuration.check_machine(config)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -416,6 +429,25 @@ def test_snakemake_shows_the_complaint_and_nothing_else(root, config, tmp_path):
     printed = done.stdout + done.stderr
     assert "for 8 of 255 write 8/255" in printed
     assert "Traceback" not in printed
+
+
+def test_snakemake_looks_for_a_gpu_unless_the_jobs_run_on_a_cluster(root, config, tmp_path):
+    change(config, "experiments.tdips.defenses.dip.precision", "tf32")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def dry_run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "-n", "--directory", tmp_path, *arguments],
+            cwd=root,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+
+    done = dry_run()
+    assert done.returncode != 0 and "dip.precision: found 'tf32'" in done.stdout + done.stderr
+    done = dry_run("--profile", "profiles/slurm")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_validation_needs_no_torch(root):

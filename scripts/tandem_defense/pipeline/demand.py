@@ -186,6 +186,8 @@ class Experiment:
 
     def computed(self, defense: str, classifier: str, attack: str) -> dict | None:
         """The read-outs of which the rows have predictions; None where there are none."""
+        if not is_restoration(self.spec["defenses"][defense]):
+            return None
         if attack != CLEAN:
             return self.readouts(defense, classifier, attack)
         asked = classifier in self.clean_classifiers(defense)
