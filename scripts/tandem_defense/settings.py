@@ -155,7 +155,7 @@ def _explain(path: str, error) -> str:
     value = error.instance
     if error.validator == "additionalProperties":
         known = sorted(error.schema.get("properties", {}))
-        unknown = ", ".join(sorted(set(value) - set(known)))
+        unknown = ", ".join(sorted(str(key) for key in value if key not in known))
         return f"{path}: unknown key {unknown}; allowed are {', '.join(known) or 'none'}"
     if error.validator == "required":
         missing = [key for key in error.schema["required"] if key not in value]

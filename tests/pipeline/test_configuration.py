@@ -126,6 +126,8 @@ def test_both_configurations_are_valid(root, schema, file):
         ("experiments.tdips.defenses.hgd.channels", 1, ["hgd.channels", "1", "the images, 3"]),
         ("experiments.funn.classifiers.funn.size", 32, ["funn.size", "32", "the images, 28"]),
         # what has no effect where it stands
+        ("experiments.tdips.attacks.bim.on", {True: 1}, ["bim", "unknown key on"]),
+        ("experiments.tdips.attacks.bim", {"kind": "bim", True: 1}, ["bim", "unknown key True"]),
         ("experiments.funn.keep_restored", 3, ["funn.keep_restored", "remove"]),
         ("experiments.tdips.defenses.tdips.every", 5, ["tdips.every", "beside `readouts`"]),
         ("experiments.tdips.defenses.dip.stop_patience", 5, ["only if stop_window is given"]),
