@@ -211,8 +211,12 @@ NETWORKS = """
 import torch
 from torch import nn
 from tandem_defense.classifiers.fitting import Trainable
+from tandem_defense.classifiers.torchvision import Torchvision
+from tandem_defense.settings import Count
 class Whole(Trainable):
     def forward(self, images): return images
+class Mine(Torchvision):
+    width: Count = 3
 class Net(nn.Module):
     def forward(self, images): return images
 class Mapped(Net):
@@ -228,6 +232,7 @@ def make(): return Net()
         ({"kind": "small_cnn", "classes": 7, "training": {}}, True),
         ({"kind": "torchvision", "architecture": "resnext50_32x4d", "training": {}}, True),
         ({"kind": "torchvision", "architecture": "vgg11", "training": {}}, False),
+        ({"kind": "FILE:Mine", "architecture": "vgg11", "training": {}}, False),
         ({"kind": "timm", "architecture": "resnet18.a1_in1k", "training": {}}, True),
         ({"kind": "timm", "architecture": "vit_tiny_patch16_224", "training": {}}, False),
         ({"kind": "FILE:Whole", "training": {}}, False),

@@ -86,12 +86,12 @@ def without_maps(entry: dict) -> bool:
     """Whether a classifier is known to have no feature maps."""
     chosen = demand.target("classifiers", entry)
     if pattern := schema.constant(chosen, "MAPS"):
-        return not re.match(pattern, entry["architecture"])
+        return not re.match(pattern, str(entry.get("architecture")))
     if chosen != registry.CLASSIFIERS["own"]:
         return schema.defines(chosen, "maps") is False
     try:
         return False in [schema.defines(entry["module"], name) for name in ("maps", "head")]
-    except ImportError:  # a function that makes the network
+    except (ImportError, KeyError, ValueError):  # a function that makes it, or named elsewhere
         return False
 
 

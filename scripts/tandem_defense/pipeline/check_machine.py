@@ -34,10 +34,10 @@ def machine(config: dict, cluster: bool) -> Iterator[str]:
 
 def has_gpu() -> bool:
     """Whether this machine shows a GPU of NVIDIA's to this process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    return visible.strip() not in ("", "-1") and bool(
-        glob("/dev/nvidia[0-9]*") or glob("/dev/dxg") or shutil.which("nvidia-smi.exe")
-    )
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    # On Linux, on Linux inside Windows, on Windows.
+    return bool(glob("/dev/nvidia[0-9]*") or glob("/dev/dxg") or shutil.which("nvidia-smi.exe"))
 
 
 def _pictures(path: str, spec: dict) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _pictures(path: str, spec: dict) -> Iterator[str]:
         pictures = listing.pictures(folder, settings["labels"])
         classes = listing.classes(folder, pictures, count)
         listing.drawn(folder, pictures, wanted, settings["split_seed"], count)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         yield f"{path}.dataset: {error}"
         return
     yield from classes_of(path, spec, len(classes))
