@@ -6,8 +6,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
-from tandem_defense.artifacts.pictures import answer, image_grid, pixels
-from tandem_defense.artifacts.shown import fewer
+from tandem_defense.artifacts.pictures import answer, fewer, image_grid, pixels
 from tandem_defense.artifacts.style import GRAY
 from tandem_defense.settings import AttackName, ClassifierNames, Count
 

@@ -1,6 +1,5 @@
 """What the figures of restored images show: the first images that an attack fooled."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor
 
 from tandem_defense.artifacts.base import Inputs, Sheet
+from tandem_defense.artifacts.pictures import fewer
 from tandem_defense.pipeline import entries
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,6 @@ class Shown:
         owners = list(dict.fromkeys(c for c in self.credits if c))
         each = ", from the top:" if 1 < len(owners) == count else " by"
         return f"{text}. Photographs{each} {'; '.join(owners)}" if owners else text
-
-
-def fewer(count: int, wanted: int) -> str:
-    """What a figure's note, and its log, say where it shows fewer images than were asked for."""
-    if count == wanted:
-        return ""
-    log.warning(
-        "%d images are shown, %d were asked for: there are no more of the kind", count, wanted
-    )
-    return f" (there are no more; {wanted} were asked for)"
 
 
 def classifier_of(inputs: Inputs) -> torch.nn.Module:
