@@ -1,15 +1,9 @@
 """Reading and checking the configuration, and what several rules need; no rules."""
 
 import re
-import sys
 import tomllib
-from pathlib import Path
 
 import yaml
-from snakemake.exceptions import WorkflowError
-
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "scripts"))
 
 from tandem_defense.pipeline import configuration, demand, schema, stale
 
@@ -20,6 +14,9 @@ config.update(configuration.with_fractions(dict(config)))
 try:
     shape = yaml.safe_load((ROOT / "schemas/config.schema.yaml").read_text(encoding="utf-8"))
     configuration.check(config, shape, DOWNLOADS, ROOT)
+    if workflow.is_main_process:
+        on_cluster = workflow.resource_settings.nodes is not None  # jobs of its own elsewhere
+        configuration.check_machine(config, on_cluster)
 except configuration.ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,19 +1,20 @@
-"""What is read before the configuration is loaded: a configuration must not run code."""
+"""What is read before the configuration is loaded: its files, which must not run code."""
 
+import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
-# Snakemake evaluates Python in the values of a YAML file that has this key.
-if Path("config.yaml").exists():
-    try:
-        with open("config.yaml", encoding="utf-8") as file:
-            evaluated = "__use_yte__" in (yaml.safe_load(file) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WorkflowError(f"config.yaml is not YAML: {error}") from None
-    if evaluated:
-        raise WorkflowError(
-            "config.yaml has the key __use_yte__, with which Snakemake would run its values as"
-            " Python: remove the key (SECURITY.md)"
-        )
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from tandem_defense.pipeline import configfiles
+
+try:
+    configfiles.check(
+        "config.yaml",
+        workflow.config_settings.configfiles,
+        workflow.config_settings.replace_workflow_config,
+    )
+except configfiles.FilesError as error:
+    raise WorkflowError(str(error)) from None

@@ -16,6 +16,8 @@ from tandem_defense.settings import (
     Positive,
     Settings,
     checked,
+    conflicts,
+    evaluate,
     problems,
     schema_of,
 )
@@ -34,6 +36,11 @@ class Base(Settings):
 
 class Derived(Base):
     CONSTANT = ("a",)
+    CONDITIONS = {
+        "len(steps) <= kernel + 1": "take fewer",
+        "rate <= 2 * 3 - 1 or kernel == 3": "lower it",
+    }
+    ONLY_IF = {"rate": "mode == 'a'"}
     steps: Counts
     mode: Literal["a", "b"] = "a"
     epsilon: Epsilon = 8 / 255
@@ -52,6 +59,11 @@ class Derived(Base):
     """With settings of its own."""
 
     CONSTANT = ("a",)
+    CONDITIONS = {
+        "len(steps) <= kernel + 1": "take fewer",
+        "rate <= 2 * 3 - 1 or kernel == 3": "lower it",
+    }
+    ONLY_IF = {"rate": "mode == 'a'"}
     steps: Counts
     mode: Literal["a", "b"] = "a"
     epsilon: Epsilon = 8 / 255
@@ -105,6 +117,42 @@ def test_a_call_and_the_configuration_refuse_the_same(wrong, message, tmp_path):
         Derived(**given)
     found = "; ".join(problems(schema.schema(f"{tmp_path}/source.py:Derived"), given))
     assert str(pytest.raises(ValueError, Derived, **given).value) == f"Derived: {found}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"steps": [1, 2, 3], "kernel": 1},
+            r"found \[1, 2, 3\] beside kernel 1, allowed is len\(steps\) ≤ kernel \+ 1: take",
+        ),
+        ({"rate": 6, "kernel": 5}, r"rate: found 6 beside kernel 5, allowed is rate ≤ 2 · 3 - 1"),
+        ({"rate": 1, "mode": "b"}, "rate: found 1, which has an effect only if mode = 'a': remove"),
+        ({"rate": 6, "kernel": 3}, None),
+        ({"rate": None, "kernel": 5, "mode": "a"}, None),
+    ],
+)
+def test_settings_are_checked_together(wrong, message, tmp_path):
+    """In a call and in a configuration, with the same words."""
+    (tmp_path / "source.py").write_text(SOURCE)
+    target = f"{tmp_path}/source.py:Derived"
+    given = {"steps": [1]} | wrong
+    together = [schema.constant(target, name) for name in ("CONDITIONS", "ONLY_IF")]
+    found = "; ".join(conflicts(*together, schema.defaults(target) | given, given))
+    if message is None:
+        assert not found and Derived(**given)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        Derived(**given)
+    assert str(caught.value) == f"Derived: {found}"
+
+
+@pytest.mark.parametrize(
+    "text", ["f(x)", "x.y", "[y for y in x]", "x**2", "lambda: x", "1 < x < 2"]
+)
+def test_a_condition_cannot_run_code(text):
+    with pytest.raises(TypeError, match="cannot be a condition"):
+        evaluate(text, {"x": 1})
 
 
 def test_the_source_says_what_the_class_says(tmp_path):

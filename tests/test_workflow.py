@@ -228,7 +228,10 @@ CHANGES = {
         edit_yaml("experiments.tdips.defenses.jpeg.label", "JPEG"),
         {},
     ),
-    "the order or number of images of a figure": (edit_yaml("figures.figure7.images", 1), {}),
+    "the order or number of images of a figure": (
+        edit_yaml("figures.figure7.defenses", ["tdips", "dip"]),
+        {},
+    ),
     "a table or figure, added or removed": (
         edit_yaml("figures.figure7", None, remove=True),
         {},

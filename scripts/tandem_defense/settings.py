@@ -8,14 +8,22 @@ a keyword-only dataclass: ``Median(kernel=5)`` is checked as the configuration i
 inherit the settings and state only their own. ``pipeline/schema.py`` reads the same declarations
 from the source text, so that a configuration is checked without importing PyTorch.
 
+What one annotation cannot say is a literal attribute: ``CONDITIONS`` that settings have to fulfill
+together, each with what to do about it, and ``ONLY_IF``, where a setting has an effect at all:
+
+    CONDITIONS = {"len(depths) == len(widths)": "give each level one entry"}
+    ONLY_IF = {"line_steps": "semantics == 'minimal'"}
+
 A class that is trained has a method ``fit``, decorated with :func:`checked`; its keyword-only
 parameters are the settings of the entry's key ``training``.
 """
 
+import ast
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import (
     Annotated,
@@ -39,6 +47,12 @@ TYPES: dict[str, dict] = {
     "Count": {"type": "integer", "minimum": 1},
     "Size": {"type": "integer", "minimum": 0},
     "Counts": {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1}},
+    "Steps": {
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+        "items": {"type": "integer", "minimum": 1},
+    },
     "OddCount": {"type": "integer", "minimum": 1, "not": {"multipleOf": 2}},
     "Percent": {"type": "integer", "minimum": 1, "maximum": 100},
     # Names of an experiment's entries, for tables and figures.
@@ -46,20 +60,33 @@ TYPES: dict[str, dict] = {
     "ClassifierNames": {
         "type": "array",
         "minItems": 1,
+        "uniqueItems": True,
         "items": {"type": "string", "entry": "classifiers"},
     },
     "AttackName": {"type": "string", "entry": "attacks"},
     "AttackNames": {
         "type": "array",
         "minItems": 1,
+        "uniqueItems": True,
         "items": {"type": "string", "entry": "attacks"},
     },
     "DefenseName": {"type": "string", "entry": "defenses"},
     "DefenseNames": {
         "type": "array",
         "minItems": 1,
+        "uniqueItems": True,
         "items": {"type": "string", "entry": "defenses"},
     },
+    # Of defenses that optimize for every image: all, those with one network, those with two.
+    "RestorationName": {"type": "string", "entry": "defenses", "networks": [1, 2]},
+    "RestorationNames": {
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+        "items": {"type": "string", "entry": "defenses", "networks": [1, 2]},
+    },
+    "PriorName": {"type": "string", "entry": "defenses", "networks": [1]},
+    "TandemName": {"type": "string", "entry": "defenses", "networks": [2]},
     "Models": {
         "type": "object",
         "minProperties": 1,
@@ -87,6 +114,7 @@ NonNegative = Annotated[float, "NonNegative"]  # a number ≥ 0
 Count = Annotated[int, "Count"]  # a whole number ≥ 1
 Size = Annotated[int, "Size"]  # a whole number ≥ 0
 Counts = Annotated[tuple[int, ...], "Counts"]  # a list of whole numbers ≥ 1
+Steps = Annotated[tuple[int, ...], "Steps"]  # the same, none twice
 OddCount = Annotated[int, "OddCount"]
 Percent = Annotated[int, "Percent"]  # a whole number from 1 to 100
 ClassifierName = Annotated[str, "ClassifierName"]
@@ -95,6 +123,10 @@ AttackName = Annotated[str, "AttackName"]  # ``clean`` is one
 AttackNames = Annotated[tuple[str, ...], "AttackNames"]
 DefenseName = Annotated[str, "DefenseName"]
 DefenseNames = Annotated[tuple[str, ...], "DefenseNames"]
+RestorationName = Annotated[str, "RestorationName"]
+RestorationNames = Annotated[tuple[str, ...], "RestorationNames"]
+PriorName = Annotated[str, "PriorName"]  # as DIP
+TandemName = Annotated[str, "TandemName"]  # as t-DIPs
 Models = Annotated[dict, "Models"]  # {name: {classifier: …, defense: …}}
 # What the pipeline itself passes, to constructors and to ``fit``: no settings.
 SUPPLIED = ("seed",)
@@ -123,7 +155,7 @@ def _explain(path: str, error) -> str:
     value = error.instance
     if error.validator == "additionalProperties":
         known = sorted(error.schema.get("properties", {}))
-        unknown = ", ".join(sorted(set(value) - set(known)))
+        unknown = ", ".join(sorted(str(key) for key in value if key not in known))
         return f"{path}: unknown key {unknown}; allowed are {', '.join(known) or 'none'}"
     if error.validator == "required":
         missing = [key for key in error.schema["required"] if key not in value]
@@ -151,8 +183,103 @@ def allowed(schema: dict) -> str:
         limits.append(f"of the form {schema['pattern']}")
     if schema.get("minItems"):
         limits.append(f"of at least {schema['minItems']}")
+    if schema.get("uniqueItems"):
+        limits.append("without repetition")
     each = f", each {allowed(schema['items'])}" if "items" in schema else ""
     return f"{text} {' and '.join(limits)}".strip() + each
+
+
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+}
+
+
+def evaluate(expression: str, values: dict[str, object]) -> object:
+    """Comparisons, arithmetic, ``len``, ``and`` and ``or`` of settings: text that cannot run code.
+
+    Raises KeyError for a name that is not in `values`, TypeError for anything else in it.
+    """
+
+    def value(node: ast.expr) -> object:
+        match node:
+            case ast.Constant(value=constant):
+                return constant
+            case ast.Name(id=name):
+                return values[name]
+            case ast.Call(func=ast.Name(id="len"), args=[argument], keywords=[]):
+                return len(value(argument))
+            case ast.BoolOp(op=ast.And(), values=parts):
+                return all(value(part) for part in parts)
+            case ast.BoolOp(values=parts):
+                return any(value(part) for part in parts)
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in OPERATORS:
+                return OPERATORS[type(sign)](value(left), value(right))
+            case ast.Compare(left=left, ops=[sign], comparators=[right]) if type(sign) in OPERATORS:
+                return OPERATORS[type(sign)](value(left), value(right))
+        raise TypeError(f"{expression!r} cannot be a condition of settings: {ast.unparse(node)}")
+
+    return value(ast.parse(expression, mode="eval").body)
+
+
+def names_in(condition: str) -> list[str]:
+    """The settings in a condition."""
+    parts = (part.id for part in ast.walk(ast.parse(condition)) if isinstance(part, ast.Name))
+    return list(dict.fromkeys(name for name in parts if name != "len"))
+
+
+def in_words(condition: str) -> str:
+    """A condition as a message says it."""
+    signs = {"==": "=", "!=": "≠", ">=": "≥", "<=": "≤", "*": "·"}
+    signs |= {"is not None": "is given", "is None": "is not given"}
+    for sign, words in signs.items():
+        condition = condition.replace(sign, words)
+    return condition
+
+
+def conflicts(
+    conditions: dict[str, str],
+    only_if: dict[str, str],
+    values: dict[str, object],
+    given: Collection[str],
+    place: str = "",
+) -> Iterator[str]:
+    """What is wrong with settings that are valid one by one; see the module's CONDITIONS, ONLY_IF.
+
+    values : all settings, defaults included; a condition of one that is missing or null is not
+        checked
+    given : the names of those that somebody has set
+    """
+
+    def at(key: str) -> str:
+        return f"{place}.{key}".lstrip(".")
+
+    for condition, remedy in conditions.items():
+        names = names_in(condition)
+        known = all(values.get(name) is not None for name in names)
+        if known and not evaluate(condition, values):
+            key = next((name for name in names if name in given), names[0])
+            others = [f"{name} {values[name]!r}" for name in names if name != key]
+            beside = f" beside {', '.join(others)}" if others else ""
+            allows = f"allowed is {in_words(condition)}: {remedy}"
+            yield f"{at(key)}: found {values[key]!r}{beside}, {allows}"
+    for key, condition in only_if.items():
+        known = all(name in values for name in names_in(condition))
+        if key in given and known and not evaluate(condition, values):
+            yield (
+                f"{at(key)}: found {values[key]!r}, which has an effect only if"
+                f" {in_words(condition)}: remove it, or see to that"
+            )
 
 
 def schema_of(annotation: Any) -> dict | None:
@@ -189,6 +316,9 @@ class Settings:
     become tuples. Raises ValueError that names every wrong setting with what is allowed.
     """
 
+    CONDITIONS = {}
+    ONLY_IF = {}
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         dataclass(kw_only=True, eq=False, repr=False)(cls)
@@ -196,6 +326,10 @@ class Settings:
     def __post_init__(self) -> None:
         values = self.settings()
         check(type(self).__name__, get_type_hints(type(self), include_extras=True), values)
+        # A default that somebody gives cannot be told from one that nobody does.
+        given = {field.name for field in fields(self) if values[field.name] != field.default}
+        if wrong := list(conflicts(self.CONDITIONS, self.ONLY_IF, values, given)):
+            raise ValueError(f"{type(self).__name__}: {'; '.join(wrong)}")
         super().__init__()  # whatever else the class is, for instance a torch.nn.Module
         for key, value in values.items():
             if isinstance(value, list):

@@ -54,10 +54,20 @@ def test_shows_the_first_images_that_all_classify_correctly():
     data = digits(4)
     one = frames.attacked_set(data, black(4), [2] * 4, [3, 7, 7, 7])
     two = frames.attacked_set(data, black(4), [2] * 4, [7, 7, 3, 7])
-    figure, table = draw(data, one, two)
+    figure, table = draw(data, one, two, images=2)
     assert table["image"].tolist() == ["i1", "i1", "i3", "i3"]
-    assert "the first 2 images that all classify correctly" in texts(figure)
+    assert "the first 2 images that all classify correctly; oblivious" in texts(figure)
     assert draw(data, one, two, images=1)[1]["image"].tolist() == ["i1", "i1"]
+
+
+def test_fewer_images_than_were_asked_for_are_announced(caplog):
+    """In the figure itself, and in its log."""
+    data = digits(2)
+    chunk = frames.attacked_set(data, black(2), [2, 2])
+    figure, table = draw(data, chunk, chunk, images=6)
+    assert table["image"].nunique() == 2
+    assert "correctly (there are no more; 6 were asked for); oblivious" in texts(figure)
+    assert "2 images are shown, 6 were asked for" in caplog.text
 
 
 def test_says_so_if_there_are_none():

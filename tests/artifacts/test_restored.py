@@ -73,7 +73,8 @@ def test_the_note_tells_which_images_and_whose(given):
     kind = Restored(**BOTH)
     note = shown.load(given, kind, kind.defenses).note(kind, CURVES)
     assert note == (
-        "BIM on Inception, nips2017: the first 2 images that it fools; λ₁ = 100, λ₂ = 1000;"
+        "BIM on Inception, nips2017: the first 2 images that it fools (there are no more; 3"
+        " were asked for); λ₁ = 100, λ₂ = 1000;"
         " oblivious attacker. Photographs, from the top: B; C"
     )
     one = Restored(**BOTH, images=1)

@@ -44,5 +44,5 @@ def test_single_pixels_take_few_forward_passes(batch):
 
 def test_a_pixel_wraps_around_once():
     LocalSearch(r=2)
-    with pytest.raises(ValueError, match="r: found 2.1, allowed is a number > 0 and ≤ 2"):
+    with pytest.raises(ValueError, match="r: found 2.1, allowed is r ≤ 2"):
         LocalSearch(r=2.1)

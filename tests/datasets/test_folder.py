@@ -309,7 +309,9 @@ def test_too_few_pictures(pets):
 
 
 def test_settings():
-    with pytest.raises(ValueError, match="resize: found 223, allowed is at least size, 224: raise"):
+    with pytest.raises(
+        ValueError, match="resize: found 223 beside size 224, allowed is resize ≥ size: raise"
+    ):
         Folder(folder="f", test=1, resize=223)
     with pytest.raises(ValueError, match="Folder: size: found 0, allowed is a whole number ≥ 1"):
         Folder(folder="f", test=1, size=0)

@@ -38,4 +38,6 @@ def test_photos_regions_of_splits_are_disjoint(monkeypatch):
 
 def test_photos_without_room_say_so():
     with pytest.raises(ValueError, match="has room for .* test patches of 32 pixels"):
-        Photos(size=32, test=700, tune=7, train=7).load()
+        Photos(size=32, test=126, tune=7, train=7).load()
+    with pytest.raises(ValueError, match=r"test: found 700 beside tune 7, scale 4.5, allowed is"):
+        Photos(size=32, test=700, tune=7, train=7)

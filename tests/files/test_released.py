@@ -196,7 +196,7 @@ def test_the_rules_bring_everything(checkout, release):
     manifest = checkout / "resources/downloads.toml"
     manifest.write_text(manifest.read_text().replace("127.0.0.1", "localhost"))
     with (checkout / "config.yaml").open("a") as stream:
-        stream.write("\noffline: nowhere\n")
+        stream.write("\noffline: resources\n")
     assert planned(run(checkout, "-n", *TARGETS)) == {}
 
     # A checkpoint that was altered afterwards is not loaded.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import subprocess
 import sys
 import typing
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tandem_defense.pipeline import classes, configuration, demand, registry
+from tandem_defense.pipeline import check_machine, classes, configuration, demand, registry
 from tandem_defense.pipeline import schema as schema_of
 from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT
 from tandem_defense.settings import schema_of as declared
@@ -64,7 +65,11 @@ def test_both_configurations_are_valid(root, schema, file):
         ("experiments.tdips.defenses.dip.only", {"attacks": ["pgd"]}, ["only.attacks", "'pgd'"]),
         ("experiments.funn.defenses.magnet.only", {"x": 1}, ["magnet.only", "unknown key x"]),
         ("figures.figure3.attacks", ["pgd"], ["figures.figure3.attacks", "'pgd'", "bim"]),
-        ("figures.figure3.defenses", ["blur"], ["figure3", "blur is no restoration"]),
+        (
+            "figures.figure3.defenses",
+            ["blur"],
+            ["figure3.defenses", "'blur'", "as DIP or t-DIPs: dip, tdips"],
+        ),
         ("figures.figure3.iterations", 900, ["figure3.iterations", "no read-out 110", "100"]),
         ("figures.figure3.every", 7, ["figure3.iterations", "no read-out 7"]),
         ("figures.figure3.classifier", "shufflenet", ["is not run on bim of shufflenet", "only"]),
@@ -94,6 +99,76 @@ def test_both_configurations_are_valid(root, schema, file):
             ["mine.kind", "plugins: true"],
         ),
         ("experiments.tdips.defenses.mine", {"kind": "a:b:c"}, ["mine.kind", "file.py:Class"]),
+        ("experiments.tdips.defenses.jpeg.quality", 1000, ["jpeg.quality", "1000", "≤ 100"]),
+        ("experiments.tdips.defenses.blur.kernel", 4, ["blur.kernel", "4", "an odd number"]),
+        (
+            "experiments.tdips.classifiers.shufflenet.architecture",
+            "resnet51",
+            ["shufflenet.architecture", "'resnet51'", "torchvision's", "resnet50"],
+        ),
+        (
+            "experiments.tdips.classifiers.small.classes",
+            3,
+            ["small.classes", "3", "at least as many as the data has, 7"],
+        ),
+        (
+            "experiments.tdips.dataset.test",
+            100000,
+            ["dataset.test", "100000", "test + tune ≤ 7 · scale · scale", "ask for fewer"],
+        ),
+        ("experiments.tdips.attacks.deepfool.candidates", 1, ["candidates: found 1", "≥ 2"]),
+        ("experiments.funn.attacks.local_search.r", 2.5, ["local_search.r: found 2.5", "r ≤ 2"]),
+        (
+            "experiments.tdips.defenses.hgd.widths",
+            [8, 16],
+            ["hgd.widths: found [8, 16]", "len(forward_depths) = len(widths)", "len(widths) - 1"],
+        ),
+        ("experiments.tdips.defenses.hgd.channels", 1, ["hgd.channels", "1", "the images, 3"]),
+        ("experiments.funn.classifiers.funn.size", 32, ["funn.size", "32", "the images, 28"]),
+        # what has no effect where it stands
+        ("experiments.tdips.attacks.bim.on", {True: 1}, ["bim", "unknown key on"]),
+        ("experiments.tdips.attacks.bim", {"kind": "bim", True: 1}, ["bim", "unknown key True"]),
+        ("experiments.funn.keep_restored", 3, ["funn.keep_restored", "remove"]),
+        ("experiments.tdips.defenses.tdips.every", 5, ["tdips.every", "beside `readouts`"]),
+        ("experiments.tdips.defenses.dip.stop_patience", 5, ["only if stop_window is given"]),
+        (
+            "experiments.tdips.attacks.bim.binary_search_steps",
+            5,
+            ["bim.binary_search_steps: found 5", "only if semantics = 'minimal'"],
+        ),
+        ("experiments.tdips.attacks.bim.only", {"attacks": ["bim"]}, ["unknown key only"]),
+        ("experiments.tdips.attacks.bim.control", True, ["bim", "unknown key control"]),
+        ("experiments.tdips.attacks.bim.training", {}, ["bim", "unknown key training"]),
+        ("experiments.tdips.dataset.label", "x", ["tdips.dataset", "unknown key label"]),
+        ("figures.figure3.training", {}, ["figure3", "unknown key training"]),
+        (
+            "figures.figure3.first_iterations",
+            [20],
+            ["figure3.first_iterations", "no effect on dip"],
+        ),
+        ("figures.figure8.defense", "dip", ["figure8.first_iterations", "no effect on dip"]),
+        ("tables.claims.curve_attacks", None, ["claims.curve_classifier", "if curve_attacks is"]),
+        # artifacts: the right sort of names, none twice, what the experiment computes
+        ("figures.figure3.defense", "none", ["figures.figure3", "unknown key defense"]),
+        ("figures.figure8.defense", "none", ["figure8.defense", "'none'", "as DIP or t-DIPs"]),
+        ("tables.claims.tdips", "dip", ["claims.tdips", "'dip'", "as t-DIPs: tdips"]),
+        ("tables.claims.dip", "tdips", ["claims.dip", "'tdips'", "as DIP: dip"]),
+        ("figures.figure3.attacks", ["bim", "bim"], ["figure3.attacks", "without repetition"]),
+        ("figures.figure7.attack", "clean", ["figure7.attack", "'clean'", "fgsm"]),
+        (
+            "experiments.tdips.defenses.dip.only.attacks",
+            ["bim", "bim"],
+            ["dip.only.attacks", "without repetition"],
+        ),
+        ("figures.figure3.every", 1000, ["figure3.every: found 1000", "every ≤ iterations"]),
+        ("tables.claims.every", 1000, ["claims.every: found 1000", "every ≤ last"]),
+        ("tables.claims.last", 900, ["claims.last", "no read-out 110"]),
+        ("tables.claims.curve_first_iterations", [33], ["no read-out 33", "[20, 40, 60]"]),
+        ("tables.claims.curve_attacks", ["cw"], ["claims", "dip is not run on cw of small"]),
+        ("tables.table1.iterations", 90, ["table1.iterations", "no read-out 90 on", "[100]"]),
+        ("tables.table1.first_iterations", 40, ["table1.first_iterations", "no read-out 40"]),
+        ("tables.table1.omit", ["dip", "tdips"], ["table1.iterations: has no effect on none"]),
+        ("experiments.tdips.chunks", 4, ["figure7.images: found 3", "at most 2", "4 chunks"]),
     ],
 )
 def test_a_wrong_value_is_named(config, schema, path, value, expected):
@@ -101,6 +176,188 @@ def test_a_wrong_value_is_named(config, schema, path, value, expected):
     message = complaint(config, schema)
     for part in expected:
         assert part in message
+
+
+def test_a_table_of_models_shows_one_read_out(config, schema):
+    table = {"kind": "success", "experiment": "tdips"}
+    table["models"] = {"a": {"classifier": "small", "defense": "tdips"}}
+    change(config, "tables.models", table)
+    message = complaint(config, schema)
+    assert "tables.models.models.a.defense: tdips has the read-outs" in message
+    change(config, "tables.models.attacks", ["cw"])  # of which one read-out is computed
+    configuration.check(config, schema)
+
+
+def test_a_curve_without_first_iterations_has_all_that_there_are_everywhere(config, schema):
+    readouts = [{"first_iterations": [20], "iterations": 100, "every": 10}]
+    some = {"only": {"attacks": ["bim"]}, "first_iterations": [20, 40]}
+    change(config, "experiments.tdips.defenses.tdips.readouts", [*readouts, readouts[0] | some])
+    message = complaint(config, schema)
+    assert "figures.figure6.first_iterations: experiments.tdips.defenses.tdips has no" in message
+    assert "read-out 40 on fgsm of small, but [20]" in message
+    change(config, "figures.figure6.first_iterations", [20])
+    change(config, "tables.claims.curve_first_iterations", [20])
+    configuration.check(config, schema)
+
+
+def test_a_picture_with_two_networks_says_which_first_one(config, schema):
+    del config["figures"]["figure7"]["first_iterations"]
+    assert "figure7: lacks the key first_iterations, which tdips needs" in complaint(config, schema)
+    change(config, "figures.figure7.defenses", ["dip"])
+    configuration.check(config, schema)
+
+
+NETWORKS = """
+import torch
+from torch import nn
+from tandem_defense.classifiers.fitting import Trainable
+from tandem_defense.classifiers.torchvision import Torchvision
+from tandem_defense.settings import Count
+class Whole(Trainable):
+    def forward(self, images): return images
+class Mine(Torchvision):
+    width: Count = 3
+class Net(nn.Module):
+    def forward(self, images): return images
+class Mapped(Net):
+    def maps(self, images): return images
+    def head(self, maps): return maps
+def make(): return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("classifier", "has"),
+    [
+        ({"kind": "small_cnn", "classes": 7, "training": {}}, True),
+        ({"kind": "torchvision", "architecture": "resnext50_32x4d", "training": {}}, True),
+        ({"kind": "torchvision", "architecture": "vgg11", "training": {}}, False),
+        ({"kind": "FILE:Mine", "architecture": "vgg11", "training": {}}, False),
+        ({"kind": "timm", "architecture": "resnet18.a1_in1k", "training": {}}, True),
+        ({"kind": "timm", "architecture": "vit_tiny_patch16_224", "training": {}}, False),
+        ({"kind": "FILE:Whole", "training": {}}, False),
+        ({"kind": "own", "module": "FILE:Net"}, False),
+        ({"kind": "own", "module": "FILE:Mapped"}, True),
+        ({"kind": "own", "module": "FILE:make"}, True),  # what it makes is known in the job only
+    ],
+)
+def test_what_asks_for_feature_maps_gets_them(config, schema, tmp_path, classifier, has):
+    file = tmp_path / "net.py"
+    file.write_text(NETWORKS)
+    net = {
+        k: v.replace("FILE", str(file)) if isinstance(v, str) else v for k, v in classifier.items()
+    }
+    if net["kind"] == "own":
+        net |= {"weights": "net.pth", "normalization": "none"}
+    config["plugins"] = True
+    config["experiments"]["tdips"]["classifiers"]["small"] = net
+    del config["figures"]["figure8"]
+    configuration.check(config, schema)
+    figure = {"kind": "activation", "experiment": "tdips", "classifier": "small", "images": 1}
+    figure |= {"attack": "bim", "defense": "dip", "iterations": 100}
+    config["figures"] = {"figure8": figure}
+    config["experiments"]["tdips"]["defenses"]["hgd"]["training"]["guidance"] = "features"
+    if has:
+        configuration.check(config, schema)
+        return
+    message = complaint(config, schema)
+    assert "hgd.training.guidance: found 'features', but small has no feature maps" in message
+    config["experiments"]["tdips"]["defenses"]["hgd"]["training"]["guidance"] = "logits"
+    assert "figure8.classifier: small has no feature maps" in complaint(config, schema)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("resnet50", False),
+        ("resnet50.a1_in1k", False),  # the tag of the weights is looked up in the job
+        ("resnet51", True),
+        ("resnet51.a1_in1k", True),
+    ],
+)
+def test_timm_s_names_are_known(config, schema, name, wrong):
+    pytest.importorskip("timm")
+    net = {"kind": "timm", "architecture": name, "classes": 7, "training": {}}
+    change(config, "experiments.tdips.classifiers.timm", net)
+    if wrong:
+        assert "timm.architecture: found" in complaint(config, schema)
+    else:
+        configuration.check(config, schema)
+
+
+@pytest.mark.parametrize("package", ["torchvision", "timm"])
+def test_the_names_of_networks_are_those_that_the_package_lists(package):
+    models = pytest.importorskip(package)
+    listed = models.models.list_models(models.models if package == "torchvision" else "")
+    assert schema_of.architectures(package) == set(listed)
+    assert schema_of.architectures("no_such_package") is None
+
+
+def test_keys_that_change_nothing_of_this_configuration(config, schema):
+    config["offline"] = "inputs"
+    with pytest.raises(configuration.ConfigurationError, match="offline: nothing is downloaded"):
+        configuration.check(config, schema, set())
+    mnist = {"kind": "mnist", "folder": "results/downloads/mnist"}
+    config["experiments"]["funn"]["dataset"] = mnist
+    config["keep_adversarial"] = True
+    configuration.check(config, schema, set())
+    for experiment in config["experiments"].values():
+        experiment["attacks"] = {}
+        experiment["defenses"] = {"none": {"kind": "none"}}
+        experiment.pop("keep_restored", None)
+    config["tables"], config["figures"] = {}, {}
+    with pytest.raises(configuration.ConfigurationError, match="keep_adversarial: nothing"):
+        configuration.check(config, schema, set())
+
+
+# --- what this machine has ---
+
+
+def machine(config, **options) -> str:
+    with pytest.raises(configuration.ConfigurationError) as caught:
+        configuration.check_machine(config, **options)
+    return str(caught.value)
+
+
+def test_tf32_needs_a_gpu_here_unless_the_jobs_run_elsewhere(config, monkeypatch):
+    configuration.check_machine(config)
+    change(config, "experiments.tdips.defenses.dip.precision", "tf32")
+    monkeypatch.setattr(check_machine, "glob", lambda pattern: [])
+    message = machine(config)
+    assert "experiments.tdips.defenses.dip.precision: found 'tf32'" in message
+    assert "choose float32" in message
+    configuration.check_machine(config, cluster=True)
+    monkeypatch.setattr(check_machine, "glob", lambda pattern: ["/dev/nvidia0"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    configuration.check_machine(config)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "tf32" in machine(config)
+
+
+def test_pictures_are_counted(config, tmp_path):
+    """Their number and their classes, without opening one."""
+    for name in ("circle", "square", "stripe"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            (tmp_path / name / f"{i}.png").touch()
+    experiment = config["experiments"]["tdips"]
+    experiment["dataset"] = {"kind": "folder", "folder": str(tmp_path), "test": 8, "train": 4}
+    configuration.check_machine(config)
+    experiment["classifiers"]["small"]["classes"] = 2
+    expected = "small.classes: found 2, allowed are at least as many as the data has, 3"
+    assert expected in machine(config)
+    experiment["dataset"]["train"] = 5
+    message = machine(config)
+    assert "experiments.tdips.dataset: " in message and "found 4 pictures for train" in message
+    experiment["dataset"]["folder"] = str(tmp_path / "nowhere")
+    assert "nowhere is not a folder" in machine(config)
+
+
+def test_the_folder_of_copies_exists(config, tmp_path):
+    config["offline"] = str(tmp_path)
+    configuration.check_machine(config)
+    config["offline"] = str(tmp_path / "nowhere")
+    assert "offline: found" in machine(config)
 
 
 def test_a_missing_key_is_named(config, schema):
@@ -119,11 +376,21 @@ def test_what_must_be_trained_has_training_or_weights(config, schema):
     assert "shufflenet: give either `training` (may be {}) or `weights`" in complaint(
         config, schema
     )
-    del experiment["classifiers"]["shufflenet"]["training"]
+    for key in ("training", "classes"):
+        del experiment["classifiers"]["shufflenet"][key]
     experiment["defenses"]["comdefend"]["weights"] = "released"
     assert "comdefend: give either `training` (may be {}) or `weights`" in complaint(config, schema)
     del experiment["defenses"]["comdefend"]["training"]
+    message = complaint(config, schema)
+    assert "comdefend.compression: found [8, 16, 32, 16], the released weights have (16," in message
+    for key in ("compression", "reconstruction"):
+        del experiment["defenses"]["comdefend"][key]
     configuration.check(config, schema)
+    experiment["classifiers"]["shufflenet"]["classes"] = 7
+    assert "shufflenet.classes: found 7, the released weights have 1000" in complaint(
+        config, schema
+    )
+    del experiment["classifiers"]["shufflenet"]["classes"]
     experiment["defenses"]["comdefend"]["weights"] = "leaked"
     assert "comdefend.weights: found 'leaked', allowed is one of released" in complaint(
         config, schema
@@ -132,7 +399,7 @@ def test_what_must_be_trained_has_training_or_weights(config, schema):
 
 def test_released_weights_must_be_in_the_manifest(config, schema):
     net = config["experiments"]["tdips"]["classifiers"]["shufflenet"]
-    del net["training"]
+    del net["training"], net["classes"]
     net["weights"] = "IMAGENET1K_V1"
     file = "torchvision/shufflenet_v2_x0_5-IMAGENET1K_V1.pth"
     configuration.check(config, schema, {file})
@@ -169,6 +436,25 @@ def test_snakemake_shows_the_complaint_and_nothing_else(root, config, tmp_path):
     printed = done.stdout + done.stderr
     assert "for 8 of 255 write 8/255" in printed
     assert "Traceback" not in printed
+
+
+def test_snakemake_looks_for_a_gpu_unless_the_jobs_run_on_a_cluster(root, config, tmp_path):
+    change(config, "experiments.tdips.defenses.dip.precision", "tf32")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def dry_run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "-n", "--directory", tmp_path, *arguments],
+            cwd=root,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+
+    done = dry_run()
+    assert done.returncode != 0 and "dip.precision: found 'tf32'" in done.stdout + done.stderr
+    done = dry_run("--profile", "profiles/slurm")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_validation_needs_no_torch(root):

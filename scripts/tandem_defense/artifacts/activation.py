@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid, in_color
-from tandem_defense.settings import AttackName, ClassifierName, Count, DefenseName
+from tandem_defense.settings import AttackName, ClassifierName, Count, RestorationName
 
 HEAT = "inferno"
 
@@ -20,18 +20,19 @@ class Activation(Figure):
     """A row per image: the image, and where the classifier looks in each of its states.
 
     classifier, attack, defense : whose images, restored by what
-    iterations, first_iterations : the read-out that is shown, λ₂ and λ₁ of t-DIPs
+    iterations, first_iterations : the read-out that is shown, λ₂ and, of t-DIPs, λ₁
     images : how many are shown, the first that were classified correctly and are fooled
     """
 
     classifier: ClassifierName
     attack: AttackName
-    defense: DefenseName
+    defense: RestorationName
     iterations: Count
-    first_iterations: Count
+    first_iterations: Count | None = None
     images: Count = 3
 
     NEEDS = ("images", "attacked", "restored", "classifier")
+    MAPS = True
 
     def draw(self, inputs: Inputs, sheet: Sheet) -> tuple[Drawing, pd.DataFrame]:
         """The figure, and a row per image and state with the classifier's answer.

@@ -2,8 +2,8 @@
 
 A kind of table or figure is one class in a module of this folder, one line of
 ``pipeline/registry.py`` and one caption in ``report/``. Its settings are annotated attributes, as
-everywhere (settings.py); the files that it reads are of the kinds in ``NEEDS``. It only selects
-from what its experiment has computed.
+everywhere (settings.py); the files that it reads are of the kinds in ``NEEDS``, and ``MAPS`` says
+that it asks its classifier for feature maps. It only selects from what its experiment has computed.
 """
 
 from collections.abc import Sequence

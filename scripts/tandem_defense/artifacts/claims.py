@@ -10,7 +10,15 @@ from tandem_defense.artifacts.accuracy import Accuracy
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.curve import Curve
 from tandem_defense.artifacts.printing import Grid, Marks
-from tandem_defense.settings import AttackNames, ClassifierName, Count, Counts, DefenseName
+from tandem_defense.settings import (
+    AttackNames,
+    ClassifierName,
+    Count,
+    DefenseName,
+    PriorName,
+    Steps,
+    TandemName,
+)
 
 # The paper's words that need a number.
 COLLAPSE = 0.25  # a defense collapses below this share of its clean accuracy
@@ -37,16 +45,26 @@ class Claims(Accuracy):
     The other settings choose the cells of Table 1, as those of an accuracy table do.
     """
 
-    tdips: DefenseName
-    dip: DefenseName | None = None
+    tdips: TandemName
+    dip: PriorName | None = None
     hgd: DefenseName | None = None
     comdefend: DefenseName | None = None
     strong: AttackNames = STRONG
     curve_classifier: ClassifierName | None = None
     curve_attacks: AttackNames | None = None
-    curve_first_iterations: Counts | None = None
+    curve_first_iterations: Steps | None = None
     last: Count | None = None
     every: Count | None = None
+
+    CONDITIONS = {"every <= last": "read-outs are every so many iterations, up to the last"}
+    # All of what the curves need, or none of it.
+    ONLY_IF = {
+        "curve_classifier": "curve_attacks is not None",
+        "curve_attacks": "last is not None",
+        "last": "every is not None",
+        "every": "dip is not None and curve_classifier is not None",
+        "curve_first_iterations": "curve_classifier is not None",
+    }
 
     def frame(self, inputs: Inputs, sheet: Sheet) -> pd.DataFrame:
         """Columns numbers (published, measured), claim, holds (NA: nothing to judge by), evidence.

@@ -13,7 +13,7 @@ from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.printing import counts, interval_of
 from tandem_defense.artifacts.style import GRAY, footer, style
 from tandem_defense.evaluation.rates import CELL, correct, rates, select
-from tandem_defense.settings import AttackNames, ClassifierName, Count, Counts, DefenseNames
+from tandem_defense.settings import AttackNames, ClassifierName, Count, RestorationNames, Steps
 
 COLUMNS = ["attack", "defense", "first_iterations", "iteration", "n", "accuracy", "low", "high"]
 COLUMNS += ["seeds"]
@@ -36,11 +36,13 @@ class Curve(Figure):
 
     classifier: ClassifierName
     attacks: AttackNames
-    defenses: DefenseNames
+    defenses: RestorationNames
     iterations: Count
     every: Count
-    first_iterations: Counts | None = None
+    first_iterations: Steps | None = None
     levels: bool = False
+
+    CONDITIONS = {"every <= iterations": "read-outs are every so many iterations, up to the last"}
 
     def series(self, rows: pd.DataFrame) -> list[tuple[str, int]]:
         """(defense, λ₁) of every line; λ₁ is 0 for what has no first network."""

@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure as Drawing
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
-from tandem_defense.artifacts.pictures import answer, image_grid, pixels
+from tandem_defense.artifacts.pictures import answer, fewer, image_grid, pixels
 from tandem_defense.artifacts.style import GRAY
 from tandem_defense.settings import AttackName, ClassifierNames, Count
 
@@ -60,7 +60,7 @@ class Perturbation(Figure):
         how = "that all classify correctly" if good.any() else "(all classify none correctly)"
         note = (
             f"{sheet.attacks[self.attack]} on {sheet.dataset}: the first {len(which)} images"
-            f" {how}; oblivious attacker"
+            f" {how}{fewer(len(which), self.images)}; oblivious attacker"
         )
         titles = [data.classes[data.labels[i]] for i in which]
         columns = ["image", "classifier", "label", "prediction", "correct", "l2"]

@@ -3,6 +3,7 @@
 A picture is a numpy array, uint8 or float in [0, 1]: (H, W), (H, W, 1 or 3) or (1 or 3, H, W).
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tandem_defense.artifacts.style import footer, footer_lines, style, width, wrap
+
+log = logging.getLogger(__name__)
 
 WIDTH = 6.9  # inches, a page's text
 GAP, LINE, HEAD, SIDE = 0.07, 0.13, 0.24, 0.24  # inches
@@ -151,3 +154,13 @@ def answer(panel: dict) -> tuple[str, tuple]:
     """The caption of a predicted class: ✓ or ✗ and its color, from `prediction` and `correct`."""
     good = panel["correct"]
     return f"{'✓' if good else '✗'} {panel['prediction']}", CORRECT if good else WRONG
+
+
+def fewer(count: int, wanted: int) -> str:
+    """What a figure's note, and its log, say where it shows fewer images than were asked for."""
+    if count == wanted:
+        return ""
+    log.warning(
+        "%d images are shown, %d were asked for: there are no more of the kind", count, wanted
+    )
+    return f" (there are no more; {wanted} were asked for)"

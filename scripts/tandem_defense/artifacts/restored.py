@@ -6,7 +6,7 @@ from matplotlib.figure import Figure as Drawing
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid
-from tandem_defense.settings import AttackName, ClassifierName, Count, DefenseNames
+from tandem_defense.settings import AttackName, ClassifierName, Count, RestorationNames
 
 
 class Restored(Figure):
@@ -15,15 +15,15 @@ class Restored(Figure):
     classifier, attack : whose images
     defenses : restorations, in the order of the columns
     iterations : the read-out that is shown, λ₂ of t-DIPs
-    first_iterations : λ₁ of t-DIPs
+    first_iterations : λ₁ of t-DIPs, if one is among them
     images : how many are shown, the first that were classified correctly and are fooled
     """
 
     classifier: ClassifierName
     attack: AttackName
-    defenses: DefenseNames
+    defenses: RestorationNames
     iterations: Count
-    first_iterations: Count
+    first_iterations: Count | None = None
     images: Count = 3
 
     NEEDS = ("images", "attacked", "restored", "classifier")

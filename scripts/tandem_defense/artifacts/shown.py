@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tandem_defense.artifacts.base import Inputs, Sheet
+from tandem_defense.artifacts.pictures import fewer
 from tandem_defense.pipeline import entries
 
 
@@ -59,10 +60,12 @@ class Shown:
         """The line under the figure: which images, which attack, whose photographs."""
         count = len(self.labels)
         which = f"the first {count} images" if count > 1 else "the first image"
+        which += " that it fools" if self.fooled else " (it fools none)"
+        first = f"λ₁ = {spec.first_iterations}, " if spec.first_iterations else ""
         text = (
             f"{sheet.attacks[spec.attack]} on {sheet.classifiers[spec.classifier]},"
-            f" {sheet.dataset}: {which} {'that it fools' if self.fooled else '(it fools none)'};"
-            f" λ₁ = {spec.first_iterations}, λ₂ = {spec.iterations}; oblivious attacker"
+            f" {sheet.dataset}: {which}{fewer(count, spec.images)};"
+            f" {first}λ₂ = {spec.iterations}; oblivious attacker"
         )
         owners = list(dict.fromkeys(c for c in self.credits if c))
         each = ", from the top:" if 1 < len(owners) == count else " by"
@@ -81,8 +84,9 @@ def load(inputs: Inputs, spec, defenses: tuple[str, ...]) -> Shown:
     the read-out was not kept, or the files are not of the same images.
     """
     data, (attacked,) = inputs.images, inputs.attacked
+    lengths = dict.fromkeys([spec.first_iterations or 0, 0])  # of the first network, 0 without one
     fooled = attacked.success & (attacked.clean_prediction == attacked.labels)
-    states, keys = {}, [f"{first}/{spec.iterations}" for first in (spec.first_iterations, 0)]
+    states, keys = {}, [f"{first}/{spec.iterations}" for first in lengths]
     for defense, (kept, ids) in zip(defenses, inputs.restored, strict=True):
         key = next((key for key in keys if key in kept), None)
         if key is None:

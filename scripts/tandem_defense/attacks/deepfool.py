@@ -31,15 +31,9 @@ class DeepFoolL2(Attack):
     candidates: Count = 10
     overshoot: Fraction = 0.02
     loss: Literal["logits", "crossentropy"] = "logits"
-    foolbox = L2DeepFoolAttack
+    CONDITIONS = {"candidates >= 2": "the true class and another"}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.candidates < 2:
-            raise ValueError(
-                f"{type(self).__name__}: candidates: found {self.candidates}, allowed is a whole "
-                "number ≥ 2: the true class and another"
-            )
+    foolbox = L2DeepFoolAttack
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         attack = self.foolbox(

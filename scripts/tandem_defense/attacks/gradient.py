@@ -29,6 +29,8 @@ class FGSM(Attack):
     epsilon: Epsilon = 8 / 255
     line_steps: Count = 1000
 
+    ONLY_IF = {"line_steps": "semantics == 'minimal'"}
+
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         if self.semantics == "fixed":
             return self.fixed(model, images, labels)

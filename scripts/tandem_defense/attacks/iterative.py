@@ -68,6 +68,8 @@ class IterativeFGSM(Attack):
     line_steps: Count = 100
     steps: Count = 10
 
+    ONLY_IF = {"line_steps": "semantics == 'minimal'"}
+
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         alpha = self.epsilon / self.steps
         if self.semantics == "fixed":
@@ -111,6 +113,8 @@ class BIM(Attack):
     step_size: Positive | None = None
     steps: Count = 10
     binary_search_steps: Count = 20
+
+    ONLY_IF = {"binary_search_steps": "semantics == 'minimal'"}
 
     default_step = 0.05  # Foolbox 2's step for "minimal" and "corner", in [0, 1] pixels
     default_share = 0.1  # the step for "fixed", as a share of epsilon

@@ -84,13 +84,7 @@ class LocalSearch(Attack):
     start_pixels: Count = 128
     order: Literal["foolbox", "paper"] = "foolbox"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.r > 2:
-            raise ValueError(
-                f"LocalSearch: r: found {self.r}, allowed is a number > 0 and ≤ 2: a pixel beyond "
-                "±1 would wrap around more than once"
-            )
+    CONDITIONS = {"r <= 2": "a pixel beyond ±1 would wrap around more than once"}
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         shape, pixels = images.shape[1:], images[0, 0].numel()

@@ -11,6 +11,8 @@ class Classifier(Settings, nn.Module):
 
     A subclass defines :meth:`maps` (the last convolutional features) and :meth:`head`
     (global average pooling and whatever follows). Normalization and resizing belong to `maps`.
+    A subclass with many architectures may say which of them have maps (``MAPS``, a pattern of their
+    names) and from which package's source the names are read (``ARCHITECTURES``).
     A classifier that the pipeline trains also has ``fit(images, labels, *, seed, ...)``. Settings
     are annotated attributes (settings.py); layers are made in ``__post_init__``.
     """

@@ -36,6 +36,12 @@ class Timm(Trainable):
 
     # A name without a file's ending is looked up in the manifest as it is.
     CHECKPOINT = ("{weights}",)
+    ARCHITECTURES = "timm"
+    # Not those of vision transformers and of what is built like them; others say so in the job.
+    MAPS = (
+        r"(?!(test_)?vit_|test_vit|deit|beit|eva|flexivit|cait|xcit|convit|tnt|volo|swin_|swinv2_|"
+        r"mixer_|gmixer|resmlp|gmlp|mambaout)"
+    )
 
     architecture: str
     classes: Count = 1000

@@ -36,6 +36,9 @@ class Torchvision(Trainable):
 
     # The names in the manifest of what :meth:`read_checkpoint` takes.
     CHECKPOINT = ("torchvision/{architecture}-{weights}.pth",)
+    RELEASED = ("classes",)
+    ARCHITECTURES = "torchvision"
+    MAPS = r"resn|wide_resnet|inception_v3|densenet|shufflenet"
 
     architecture: str
     classes: Count = 1000

@@ -40,7 +40,8 @@ class Dataset(Settings):
     """Labeled images in the splits ``train`` and ``test``; settings are annotated attributes.
 
     A subclass may name the files that it reads from its `folder` (``FILES``), the most images of a
-    split that there are (``AVAILABLE``) and the shape of an image (``SHAPE``, (C, H, W)).
+    split that there are (``AVAILABLE``), the number of classes (``CLASSES``) and the shape of an
+    image (``SHAPE``, (C, H, W)); a configuration that asks for more is refused before it runs.
     """
 
     def load(self) -> dict[str, ImageSet]:

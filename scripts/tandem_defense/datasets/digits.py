@@ -19,6 +19,7 @@ class Digits(Dataset):
 
     AVAILABLE = {"test": 800}
     SHAPE = (1, 28, 28)
+    CLASSES = 10
 
     size: Count = 28
     test: Count = 400

@@ -1,37 +1,20 @@
 """A user's own pictures, of any size and format, in class folders or with a table of labels."""
 
-import csv
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from tandem_defense.datasets import listing
 from tandem_defense.datasets.base import Dataset, ImageSet
+from tandem_defense.datasets.listing import Picture
 from tandem_defense.datasets.pictures import opened
 from tandem_defense.files.base import FileError
-from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Size
 
-SPLITS = ("test", "train")
 # No format that Pillow hands to another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
-LAYOUT = "Expected are folder/<class>/<picture>, or folder/train/<class>/... and folder/test/..."
-TABLE = (
-    "Correct the table: columns `file` (relative to the folder, with /), `label` and, if it splits"
-    " the pictures, `split` (train or test); one line per picture."
-)
-
-
-class Picture(NamedTuple):
-    """One file, relative to the folder, with its label and, where that is stated, its split."""
-
-    file: str
-    label: str
-    split: str | None
 
 
 class Folder(Dataset):
@@ -72,6 +55,7 @@ class Folder(Dataset):
 
     FILES = ()
     SHAPE = (3, 224, 224)
+    CONDITIONS = {"resize >= size": "raise it, or leave it out"}
 
     folder: str
     labels: str | None = None
@@ -83,14 +67,6 @@ class Folder(Dataset):
     train: Size = 0
     split_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(
-                f"Folder: resize: found {self.resize}, allowed is at least size, {self.size}:"
-                " raise it, or leave it out"
-            )
-
     def load(self) -> dict[str, ImageSet]:
         """The splits ``test`` and ``train``; ids are the files' paths without their endings.
 
@@ -98,113 +74,13 @@ class Folder(Dataset):
         picture, table or folder that cannot be used, ValueError for too few pictures, for labels
         that do not fit `classes`, and for a class that is in test but not in train.
         """
-        if not Path(self.folder).is_dir():
-            hint = "`folder` is a path from the directory in which snakemake runs, or absolute."
-            raise FileError(self.folder, "is not a folder", hint)
-        pictures = list(self._listed() if self.labels is None else self._tabulated())
-        if not pictures:
-            raise FileError(
-                self.folder, "has no labeled pictures", LAYOUT if self.labels is None else TABLE
-            )
-        names, ids = self._names(pictures), _ids([picture.file for picture in pictures])
-        test, train = self._drawn(pictures)
+        pictures = listing.pictures(self.folder, self.labels)
+        names = listing.classes(self.folder, pictures, self.classes)
+        ids = _ids([picture.file for picture in pictures])
+        wanted = {"test": self.test, "train": self.train}
+        test, train = listing.drawn(self.folder, pictures, wanted, self.split_seed, self.classes)
         splits = {"test": self._collect(test, names, ids)}
         return splits | {"train": self._collect(train, names, ids) if train else splits["test"]}
-
-    def _listed(self) -> Iterator[Picture]:
-        """The pictures in class folders."""
-        folder = Path(self.folder)
-        split = all((folder / name).is_dir() for name in SPLITS)
-        for name in SPLITS if split else (None,):
-            for directory in filter(Path.is_dir, _visible(folder / (name or ""))):
-                files = _visible(directory)
-                if any(file.is_dir() for file in files):
-                    raise FileError(directory, "has folders in it", LAYOUT)
-                files = [file for file in files if file.suffix.lower() in ENDINGS]
-                if not files:
-                    known = ", ".join(ENDINGS)
-                    problem = f"has no picture, expected files that end in {known}"
-                    raise FileError(directory, problem, "Convert its pictures, or delete it.")
-                for file in files:
-                    yield Picture(file.relative_to(folder).as_posix(), directory.name, name)
-
-    def _tabulated(self) -> Iterator[Picture]:
-        """The pictures of the table."""
-        path, seen = Path(self.folder, self.labels), set()
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                columns = reader.fieldnames or ()
-                rows = [(reader.line_num, row) for row in reader]
-        except OSError as error:
-            hint = "`labels` is the table's path relative to `folder`."
-            raise FileError(path, f"cannot be read ({error.strerror})", hint) from error
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise FileError(path, f"is not a table in UTF-8 ({error})", TABLE) from error
-        if not {"file", "label"} <= set(columns):
-            problem = f"has the columns {', '.join(columns) or 'none'}, expected file and label"
-            raise FileError(path, problem, TABLE)
-        for line, row in rows:
-            values = {key: (row[key] or "").strip() for key in columns if key in Picture._fields}
-            picture = Picture(**{"split": None} | values)
-            for key, value in values.items():
-                if not value:
-                    raise FileError(path, f"has no {key} in line {line}", TABLE)
-            if picture.split not in (None, *SPLITS):
-                problem = f"has the split {picture.split!r} in line {line}, expected train or test"
-                raise FileError(path, problem, TABLE)
-            name = PurePosixPath(picture.file)
-            if name.is_absolute() or ".." in name.parts or {"\\", "\0"} & set(picture.file):
-                problem = f"names {picture.file!r} in line {line}, which leads out of the folder"
-                raise FileError(path, problem, TABLE)
-            if not Path(self.folder, name).is_file():
-                problem = f"names {picture.file!r} in line {line}, which is not there"
-                raise FileError(path, problem, TABLE)
-            if name in seen:
-                raise FileError(path, f"names {picture.file!r} again in line {line}", TABLE)
-            seen.add(name)
-            yield picture._replace(file=str(name))
-
-    def _names(self, pictures: list[Picture]) -> tuple[str, ...]:
-        """The classes' names, by class number."""
-        labels = {picture.label for picture in pictures}
-        if self.classes is None:
-            if all(label.isascii() and label.isdigit() for label in labels):
-                raise ValueError(
-                    f"{self.folder}: the labels are numbers, e.g. {min(labels)}; say in `classes`"
-                    " how many classes there are (1000 for ImageNet), so that they are counted"
-                    " from 0 and not sorted as names"
-                )
-            return tuple(sorted(labels))
-        names = tuple(map(str, range(self.classes)))
-        wrong = sorted(labels - set(names))
-        if wrong:
-            raise ValueError(
-                f"{self.folder}: found the label {wrong[0]!r}, expected 0 to {self.classes - 1}:"
-                " correct it, or leave out `classes` if the labels are names"
-            )
-        return names
-
-    def _drawn(self, pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
-        """The pictures to test on and to train on."""
-        order = sorted(pictures, key=lambda picture: derive_seed(self.split_seed, picture.file))
-        if pictures[0].split:
-            test, train = ([p for p in order if p.split == split] for split in SPLITS)
-            lacking = sorted({p.label for p in test} - {p.label for p in train})
-            if train and lacking and self.classes is None:
-                raise ValueError(
-                    f"{self.folder}: {', '.join(lacking)} in test but not in train: a classifier"
-                    " cannot learn a class without pictures; add some, or remove the class"
-                )
-        else:
-            test, train = order, order[self.test :]
-        for split, there, wanted in (("test", test, self.test), ("train", train, self.train)):
-            if len(there) < wanted:
-                raise ValueError(
-                    f"{self.folder}: found {len(there)} pictures for {split} among"
-                    f" {len(pictures)}, expected {wanted}: lower `{split}`, or add pictures"
-                )
-        return test[: self.test], train[: self.train]
 
     def _collect(
         self, pictures: list[Picture], names: tuple[str, ...], ids: dict[str, str]
@@ -231,11 +107,6 @@ class Folder(Dataset):
         left, top = (round((n - self.size) / 2) for n in (width, height))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without the files that systems hide there."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _ids(files: list[str]) -> dict[str, str]:

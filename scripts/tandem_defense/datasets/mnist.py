@@ -35,6 +35,7 @@ class MNIST(Dataset):
     )
     AVAILABLE = {"test": 10000}
     SHAPE = (1, 28, 28)
+    CLASSES = 10
 
     folder: str
     test: Count = 1000

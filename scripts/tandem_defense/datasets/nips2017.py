@@ -31,6 +31,8 @@ class NIPS2017(Dataset):
     FILES = ("images.csv", "images")
     AVAILABLE = {"test": 1000, "train": 999}
     SHAPE = (3, 299, 299)
+    CLASSES = 1000
+    CONDITIONS = {"test + train <= 1000": "there are 1000 images, and no other set has them"}
 
     folder: str
     test: Count = 1000

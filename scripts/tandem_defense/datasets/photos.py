@@ -32,6 +32,11 @@ class Photos(Dataset):
     """
 
     SHAPE = (3, 64, 64)
+    CLASSES = 7
+    CONDITIONS = {
+        "test + tune <= 7 * scale * scale": "each of the 7 photographs has room for scale² patches"
+        " that do not overlap; ask for fewer, or raise scale",
+    }
 
     size: Count = 64
     scale: Positive = 4.5

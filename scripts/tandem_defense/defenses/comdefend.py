@@ -47,6 +47,7 @@ class ComDefend(Defense):
 
     # The names in the manifest of what :meth:`read_checkpoint` takes.
     CHECKPOINT = ("comdefend/enc20_0.0001.npy", "comdefend/dec20_0.0001.npy")
+    RELEASED = ("channels", "compression", "reconstruction", "code")
 
     channels: Count = 3
     compression: Counts = (16, 32, 64, 128, 256, 128, 64, 32)

@@ -23,7 +23,7 @@ from tandem_defense.restoration.reference import (
 )
 from tandem_defense.restoration.stopping import EarlyStopping
 from tandem_defense.seeds import derive_seed
-from tandem_defense.settings import Count, Counts, Positive, Smoothing
+from tandem_defense.settings import Count, Positive, Smoothing, Steps
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class DIP(Defense):
     engine: Literal["fast", "reference"] = "fast"
     batch: Count | None = None
     seed: int = 0
+
+    ONLY_IF = {"stop_patience": "stop_window is not None", "batch": "engine == 'fast'"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,7 +195,7 @@ class TandemDIP(DIP):
     The other settings are DIP's; `iterations` is λ₂, and early stopping is DIP₂'s.
     """
 
-    first_iterations: Counts = (100,)
+    first_iterations: Steps = (100,)
     first_width: Positive = 1.0
     first_norm: Literal["affine", "instance", "none"] = "affine"
 

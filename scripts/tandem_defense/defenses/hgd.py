@@ -51,16 +51,16 @@ class HGD(Defense):
     forward_depths: Counts = (2, 3, 3, 3, 3)
     backward_depths: Counts = (2, 3, 3, 3)
 
+    CONDITIONS = {
+        "len(widths) >= 2": "a U-Net has at least two levels",
+        "len(forward_depths) == len(widths)": "give each level one entry",
+        "len(backward_depths) == len(widths) - 1": "the smallest level has no way back",
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
         channels, widths = self.channels, self.widths
         forward_depths, backward_depths = self.forward_depths, self.backward_depths
-        if not len(widths) == len(forward_depths) == len(backward_depths) + 1 >= 2:
-            raise ValueError(
-                f"widths, forward_depths, backward_depths have {len(widths)}, "
-                f"{len(forward_depths)}, {len(backward_depths)} entries, expected n, n, n − 1 "
-                "with n ≥ 2: give each level one entry, the smallest has no way back"
-            )
         entries = (channels, *widths[:-1])
         with seeded(0):
             self.down = nn.ModuleList(

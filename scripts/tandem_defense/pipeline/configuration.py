@@ -9,10 +9,21 @@ from fractions import Fraction as Rational
 from pathlib import Path
 
 from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline.check_artifacts import artifacts
+from tandem_defense.pipeline.check_entries import (
+    classes_of,
+    entry_of,
+    settings_of,
+    shape_of,
+    unknown,
+    without_maps,
+)
+from tandem_defense.pipeline.check_machine import machine
 from tandem_defense.pipeline.demand import CLEAN, Experiment
 from tandem_defense.settings import problems
 
 PARTS = ("classifiers", "attacks", "defenses")
+DOWNLOADED = "results/downloads/"  # datasets' folders that the pipeline fills
 PLUGIN = re.compile(r"[^:]+(\.py)?:[A-Za-z_]\w*")
 
 
@@ -57,9 +68,21 @@ def check(
         for name, spec in config["experiments"].items():
             complaints += _experiment(f"experiments.{name}", Experiment(name, spec))
     if not complaints:
-        complaints = [*_artifacts(config), *(_names_taken(config, root) if root else ())]
+        complaints = [*artifacts(config), *(_names_taken(config, root) if root else ())]
         if downloads is not None:
-            complaints += _checkpoints(config, downloads)
+            complaints += [*_checkpoints(config, downloads), *_unused(config, downloads)]
+    _raise(complaints)
+
+
+def check_machine(config: dict, cluster: bool = False) -> None:
+    """Raise ConfigurationError unless a valid `config` can be run here.
+
+    cluster : whether jobs run elsewhere, on machines that may have what this one lacks
+    """
+    _raise(list(machine(config, cluster)))
+
+
+def _raise(complaints: list[str]) -> None:
     if complaints:
         raise ConfigurationError(
             "the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in complaints)
@@ -118,19 +141,24 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
                 f"{path}.{key}: found {spec[key]}, allowed are at most as many as images,"
                 f" {spec['images']}"
             )
+    if spec.get("keep_restored") and not experiment.restorations():
+        yield f"{path}.keep_restored: no defense here restores images; remove the key"
     for section in PARTS:
         for name, entry in spec[section].items():
-            yield from _entry(f"{path}.{section}.{name}", section, entry)
+            yield from entry_of(f"{path}.{section}.{name}", section, entry)
+            yield from shape_of(f"{path}.{section}.{name}", section, entry, experiment.shape())
     for name, entry in spec["defenses"].items():
         yield from _demand(f"{path}.defenses.{name}", entry, spec)
     if spec["defenses"].get("none", {}).get("kind") != "none":
         yield f"{path}.defenses: lacks `none: {{kind: none}}`, the undefended classifier's row"
+    classes = schema.constant(demand.target("dataset", spec["dataset"]), "CLASSES")
+    yield from classes_of(path, spec, classes or 0)
 
 
 def _dataset(path: str, spec: dict) -> Iterator[str]:
     dataset = spec["dataset"]
     chosen = demand.target("dataset", dataset)
-    yield from problems(schema.schema(chosen), demand.settings("dataset", dataset), path)
+    yield from settings_of(path, "dataset", dataset)
     for split, most in (schema.constant(chosen, "AVAILABLE") or {}).items():
         if isinstance(dataset.get(split), int) and dataset[split] > most:
             yield f"{path}.{split}: found {dataset[split]}, the data has {most}"
@@ -140,25 +168,8 @@ def _dataset(path: str, spec: dict) -> Iterator[str]:
         yield f"{above}.images: found {spec['images']}, dataset.test has {test}"
 
 
-def _entry(path: str, section: str, entry: dict) -> Iterator[str]:
-    """Settings, and training or weights."""
-    chosen, kind = demand.target(section, entry), entry["kind"]
-    known = schema.schema(chosen)
-    yield from problems(known, demand.settings(section, entry), path)
-    fit = schema.fit(chosen)
-    if "training" in entry and fit is None:
-        yield f"{path}.training: a {kind} is not trained; remove the key"
-    elif fit and "training" in entry:
-        yield from problems(fit, entry["training"] or {}, f"{path}.training")
-    if fit and ("training" in entry) == (entry.get("weights") is not None):
-        released = "weights" in known["properties"]
-        key = "either `training` (may be {}) or `weights`" if released else "`training` (may be {})"
-        yield f"{path}: give {key}, a {kind} must be trained"
-
-
 def _demand(path: str, entry: dict, spec: dict) -> Iterator[str]:
     """`only` and the read-outs of a defense."""
-    restoration = demand.is_restoration(entry)
     lines = {path: entry} | {
         f"{path}.readouts.{i}": line for i, line in enumerate(entry.get("readouts", []))
     }
@@ -169,8 +180,12 @@ def _demand(path: str, entry: dict, spec: dict) -> Iterator[str]:
         ):
             for name in line.get("only", {}).get(section, ()):
                 if name not in allowed:
-                    yield f"{place}.only.{section}: {_unknown(name, allowed)}"
-    if not restoration:
+                    yield f"{place}.only.{section}: {unknown(name, allowed)}"
+    if (entry.get("training") or {}).get("guidance") == "features":
+        for name in entry.get("only", {}).get("classifiers", spec["classifiers"]):
+            if name in spec["classifiers"] and without_maps(spec["classifiers"][name]):
+                yield f"{path}.training.guidance: found 'features', but {name} has no feature maps"
+    if not demand.is_restoration(entry):
         for key in ("readouts", "every"):
             if key in entry:
                 yield f"{path}.{key}: only a restoration has read-outs; remove the key"
@@ -196,10 +211,6 @@ def _demand(path: str, entry: dict, spec: dict) -> Iterator[str]:
             yield f"{place}.every: found {every}, allowed are at most iterations, {last}"
 
 
-def _unknown(name: str, allowed: list[str]) -> str:
-    return f"found {name!r}, allowed is one of {', '.join(allowed)}"
-
-
 def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
     for path, section, entry in _entries(config):
         if section not in ("classifiers", "defenses"):
@@ -210,6 +221,22 @@ def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
                     f"{path}.weights: found {entry['weights']!r}, but resources/downloads.toml has"
                     f" no {file!r}; add its URL and hash there"
                 )
+
+
+def _unused(config: dict, downloads: Container[str]) -> Iterator[str]:
+    """Keys at the top level that change nothing of this configuration."""
+    experiments = config["experiments"].values()
+    if "keep_adversarial" in config and not any(spec["attacks"] for spec in experiments):
+        yield "keep_adversarial: nothing is attacked; remove the key"
+    folders = [str(spec["dataset"].get("folder", "")) for spec in experiments]
+    downloaded = any(folder.startswith(DOWNLOADED) for folder in folders) or any(
+        file in downloads
+        for _, section, entry in _entries(config)
+        if section in ("classifiers", "defenses")
+        for file in demand.checkpoint(section, entry)
+    )
+    if "offline" in config and not downloaded:
+        yield "offline: nothing is downloaded; remove the key"
 
 
 # --- artifacts ----------------------------------------------------------------------------------
@@ -227,88 +254,4 @@ def _names_taken(config: dict, root: Path) -> Iterator[str]:
             taken.add(name)
             shipped = demand.shipped(entry)
             if shipped and shipped not in known:
-                yield f"{path}.published: {_unknown(shipped, known)}, or a .csv of yours"
-
-
-def _artifacts(config: dict) -> Iterator[str]:
-    """Tables and figures: their settings, the names they refer to, and that these are computed."""
-    for section in ("tables", "figures"):
-        for name, entry in config.get(section, {}).items():
-            path = f"{section}.{name}"
-            known = schema.schema(demand.target(section, entry))
-            complaints = [*problems(known, demand.settings(section, entry), path)]
-            if not complaints and entry["experiment"] not in config["experiments"]:
-                names = list(config["experiments"])
-                complaints = [f"{path}.experiment: {_unknown(entry['experiment'], names)}"]
-            if not complaints:
-                experiment = Experiment(
-                    entry["experiment"], config["experiments"][entry["experiment"]]
-                )
-                complaints = [*_references(path, known, entry, experiment)]
-            yield from complaints or _computed(path, section, entry, experiment)
-
-
-def _references(path: str, known: dict, entry: dict, experiment: Experiment) -> Iterator[str]:
-    """Every name of a classifier, attack or defense is in the experiment."""
-    for key, section, value in names(known, demand.settings("tables", entry)):
-        allowed = experiment.attacks() if section == "attacks" else list(experiment[section])
-        if value not in allowed:
-            place = f"experiments.{experiment.name}.{section}"
-            yield f"{path}.{key}: {_unknown(value, allowed)} ({place})"
-
-
-def names(known: dict, value: object, key: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, section, name) for every value that a schema marks as the name of an entry."""
-    for option in known.get("anyOf", [known]):
-        if "entry" in option and isinstance(value, str):
-            yield key, option["entry"], value
-        elif isinstance(value, list | tuple) and "items" in option:
-            for item in value:
-                yield from names(option["items"], item, key)
-        elif isinstance(value, dict):
-            for name, item in value.items():
-                part = option.get("properties", {}).get(name, option.get("additionalProperties"))
-                if isinstance(part, dict):
-                    yield from names(part, item, f"{key}.{name}".lstrip("."))
-
-
-def _computed(path: str, section: str, entry: dict, experiment: Experiment) -> Iterator[str]:
-    """What an artifact shows, its experiment computes."""
-    known = experiment.restorations()
-    for defense in _of(entry, "defense", "defenses"):
-        if defense not in known:
-            yield f"{path}: {defense} is no restoration, and a {entry['kind']} shows restorations"
-            continue
-        for attack in _of(entry, "attack", "attacks"):
-            place = f"experiments.{experiment.name}.defenses.{defense}"
-            on = f"{attack} of {entry['classifier']}"
-            readouts = experiment.readouts(defense, entry["classifier"], attack)
-            if readouts is None:
-                yield f"{path}: {place} is not run on {on}: see its `only`"
-                continue
-            for key, asked in _asked(entry).items():
-                have = readouts[key]
-                if have and (missing := [n for n in asked if n not in have]):
-                    yield f"{path}.{key}: {place} has no read-out {missing[0]} on {on}, but {have}"
-    limit = ("keep_restored", 0) if list(_of(entry, "defense", "defenses")) else ("images", None)
-    most = experiment.spec.get(*limit)
-    if section == "figures" and entry.get("images", 0) > most:
-        yield (
-            f"{path}.images: found {entry['images']}, experiments.{experiment.name}.{limit[0]} is"
-            f" {most}"
-        )
-
-
-def _asked(entry: dict) -> dict[str, list[int]]:
-    """The read-outs that an artifact shows."""
-    last, every = entry.get("iterations"), entry.get("every")
-    steps = [last] if last else []
-    steps = [*range(every, last + 1, every)] if last and every else steps
-    return {"iterations": steps, "first_iterations": list(_of(entry, "first_iterations"))}
-
-
-def _of(entry: dict, *keys: str) -> Iterator:
-    """The values under some keys, each one value or a list of values."""
-    for key in keys:
-        value = entry.get(key, [])
-        yield from value if isinstance(value, list) else [value]
+                yield f"{path}.published: {unknown(shipped, known)}, or a .csv of yours"

@@ -14,9 +14,15 @@ from tandem_defense.files.manifest import OWN_WEIGHTS
 from tandem_defense.pipeline import registry, schema
 
 # Keys of an entry that are not settings of its class.
-SHOWN = ("kind", "label", "control", "paper")  # for readers
+BESIDE = {
+    "dataset": ("kind",),
+    "classifiers": ("kind", "label", "training"),
+    "attacks": ("kind", "label"),
+    "defenses": ("kind", "label", "control", "training", "only", "readouts", "every"),
+    "tables": ("kind", "label", "paper"),
+    "figures": ("kind", "label", "paper"),
+}
 READOUTS = ("iterations", "first_iterations", "every")  # of a restoration
-BESIDE = (*SHOWN, "only", "readouts", "training")
 
 RUN = "{experiment}/{seed}"
 SET = RUN + "/{classifier}/{attack}"  # one attack's images of one classifier
@@ -50,8 +56,16 @@ def is_restoration(entry: dict) -> bool:
 
 def settings(section: str, entry: dict) -> dict:
     """What an entry passes to its class, read-outs of a restoration apart."""
-    apart = READOUTS if section == "defenses" and is_restoration(entry) else ()
-    return {key: value for key, value in entry.items() if key not in (*BESIDE, *apart)}
+    apart = BESIDE[section]
+    if section == "defenses" and is_restoration(entry):
+        apart = (*apart, *READOUTS)
+    return {key: value for key, value in entry.items() if key not in apart}
+
+
+def networks(entry: dict) -> int:
+    """How many networks a defense fits to an image: 2 as t-DIPs, 1 as DIP, 0 unless it restores."""
+    known = schema.schema(target("defenses", entry))["properties"]
+    return (2 if "first_iterations" in known else 1) if is_restoration(entry) else 0
 
 
 def own_weights(entry: dict) -> bool:
@@ -116,6 +130,15 @@ class Experiment:
         """All sets of images: clean, and under every attack."""
         return [CLEAN, *self.spec["attacks"]]
 
+    def shape(self) -> list[int] | None:
+        """(C, H, W) of the images, None where the dataset's class does not say."""
+        entry = self.spec["dataset"]
+        shape = schema.constant(target("dataset", entry), "SHAPE")
+        if shape is None:
+            return None
+        side = entry.get("size", shape[-1])
+        return [1 if entry.get("color") is False else shape[0], side, side]
+
     # --- defenses ---------------------------------------------------------------------------
 
     def restorations(self) -> list[str]:
@@ -160,6 +183,15 @@ class Experiment:
             first = line.get("first_iterations", known.get("first_iterations", ()))
             rules.append(rule | {"first_iterations": list(first)})
         return rules
+
+    def computed(self, defense: str, classifier: str, attack: str) -> dict | None:
+        """The read-outs of which the rows have predictions; None where there are none."""
+        if not is_restoration(self.spec["defenses"][defense]):
+            return None
+        if attack != CLEAN:
+            return self.readouts(defense, classifier, attack)
+        asked = classifier in self.clean_classifiers(defense)
+        return self.readouts(defense, None, CLEAN) if asked else None
 
     def readouts(self, defense: str, classifier: str | None, attack: str) -> dict | None:
         """``iterations`` and ``first_iterations`` of one set of images; None where there are none.
@@ -229,9 +261,6 @@ class Experiment:
 
     def work(self) -> dict:
         """What the experiment will cost: see :func:`artifacts.plan.plan`."""
-        chosen = self.spec["dataset"]
-        shape = schema.constant(target("dataset", chosen), "SHAPE") or (3, 224, 224)
-        side = chosen.get("size", shape[-1])
         weights = {
             file
             for seed, classifier in product(self.spec["seeds"], self.spec["classifiers"])
@@ -243,7 +272,7 @@ class Experiment:
             "classifiers": len(self.spec["seeds"]) * len(self.spec["classifiers"]),
             "attacks": len(self.spec["attacks"]),
             "defenses": len(weights),
-            "shape": [shape[0], side, side],
+            "shape": self.shape() or [3, 224, 224],
             "restored": list(self.restored()),
             "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
         }

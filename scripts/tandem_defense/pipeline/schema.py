@@ -1,6 +1,7 @@
 """The settings of a class read from its source text: no configuration check imports PyTorch."""
 
 import ast
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(source(module).read_text(encoding="utf-8"))
 
 
+@cache
 def ancestry(target: str) -> list[tuple[str, ast.ClassDef]]:
     """(module, definition) of a class "module:Class" and its base classes, the class first.
 
@@ -122,6 +124,37 @@ def constant(target: str, name: str) -> object:
             if isinstance(line, ast.Assign) and line.targets[0].id == name:
                 return ast.literal_eval(line.value)
     return None
+
+
+@cache
+def architectures(package: str) -> frozenset[str] | None:
+    """The networks that torchvision or timm registers, from its source; timm's without tags.
+
+    None where the package is missing, as it may be where Snakemake itself runs: then the job that
+    makes the classifier says what is wrong.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.origin:
+        return None
+    files = (Path(spec.origin).parent / "models").glob("*.py")
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    pattern = r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)"
+    return frozenset(re.findall(pattern, text, re.MULTILINE))
+
+
+def defines(target: str, name: str) -> bool | None:
+    """Whether a class, or a base class, has a method of its own; None where that cannot be read.
+
+    Abstract ones, which only raise NotImplementedError, do not count.
+    """
+    lines = ancestry(target)
+    for _, node in lines:
+        for line in node.body:
+            if isinstance(line, ast.FunctionDef) and line.name == name:
+                return "NotImplementedError" not in ast.unparse(line.body[-1])
+    read = {node.name for _, node in lines}
+    bases = {ast.unparse(base) for _, node in lines for base in node.bases}
+    return False if bases <= read | {"Module", "nn.Module", "torch.nn.Module"} else None
 
 
 def _method(target: str, name: str) -> ast.FunctionDef | None:

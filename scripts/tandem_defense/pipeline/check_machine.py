@@ -1,0 +1,58 @@
+"""Complaints about the machine: what a configuration needs beside the code is there.
+
+Asked where Snakemake is started, not again in every job.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+
+from tandem_defense.datasets import listing
+from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline.check_entries import classes_of
+
+
+def machine(config: dict, cluster: bool) -> Iterator[str]:
+    """The folder of copies, the user's own pictures, and a GPU where one is needed.
+
+    cluster : whether jobs run elsewhere, on machines that may have one
+    """
+    if "offline" in config and not Path(config["offline"]).is_dir():
+        yield f"offline: found {config['offline']!r}, allowed is a folder that exists"
+    for name, spec in config["experiments"].items():
+        yield from _pictures(f"experiments.{name}", spec)
+        for key, entry in spec["defenses"].items():
+            if entry.get("precision") == "tf32" and not cluster and not has_gpu():
+                yield (
+                    f"experiments.{name}.defenses.{key}.precision: found 'tf32', which needs an"
+                    " NVIDIA GPU, and this machine shows none: choose float32, or run it on a"
+                    " cluster"
+                )
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows a GPU of NVIDIA's to this process."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    # On Linux, on Linux inside Windows, on Windows.
+    return bool(glob("/dev/nvidia[0-9]*") or glob("/dev/dxg") or shutil.which("nvidia-smi.exe"))
+
+
+def _pictures(path: str, spec: dict) -> Iterator[str]:
+    """Pictures of the user's own: there are enough, and a classifier has all their classes."""
+    chosen = demand.target("dataset", spec["dataset"])
+    if chosen != registry.DATASETS["folder"]:
+        return
+    settings = schema.defaults(chosen) | demand.settings("dataset", spec["dataset"])
+    folder, count = settings["folder"], settings["classes"]
+    wanted = {split: settings[split] for split in listing.SPLITS}
+    try:
+        pictures = listing.pictures(folder, settings["labels"])
+        classes = listing.classes(folder, pictures, count)
+        listing.drawn(folder, pictures, wanted, settings["split_seed"], count)
+    except (OSError, ValueError) as error:
+        yield f"{path}.dataset: {error}"
+        return
+    yield from classes_of(path, spec, len(classes))
