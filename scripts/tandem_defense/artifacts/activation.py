@@ -4,14 +4,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
-from matplotlib.figure import Figure as Drawing
 from torch import Tensor, nn
 
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid, in_color
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierName, Count, DefenseName
+
+with extra("pipeline"):
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Drawing
 
 HEAT = "inferno"
 

@@ -6,12 +6,15 @@ A picture is a numpy array, uint8 or float in [0, 1]: (H, W), (H, W, 1 or 3) or 
 from collections.abc import Sequence
 
 import numpy as np
-import seaborn as sns
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from tandem_defense.artifacts.style import footer, footer_lines, style, width, wrap
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import seaborn as sns
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 WIDTH = 6.9  # inches, a page's text
 GAP, LINE, HEAD, SIDE = 0.07, 0.13, 0.24, 0.24  # inches

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tandem_defense.cli import restore
+from tandem_defense.cli import evaluate, restore
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,4 +22,5 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tandem-defense", description=__doc__)
     commands = top.add_subparsers(required=True)
     restore.add(commands)
+    evaluate.add(commands)
     return top

@@ -98,18 +98,23 @@ class Folder(Dataset):
         picture, table or folder that cannot be used, ValueError for too few pictures, for labels
         that do not fit `classes`, and for a class that is in test but not in train.
         """
+        pictures = self.pictures()
+        names, ids = self._names(pictures), _ids([picture.file for picture in pictures])
+        test, train = self._drawn(pictures)
+        splits = {"test": self._collect(test, names, ids)}
+        return splits | {"train": self._collect(train, names, ids) if train else splits["test"]}
+
+    def pictures(self) -> list[Picture]:
+        """All pictures with their labels, none of them opened; FileError as :meth:`load`."""
         if not Path(self.folder).is_dir():
-            hint = "`folder` is a path from the directory in which snakemake runs, or absolute."
+            hint = "`folder` is a path from the working directory, or absolute."
             raise FileError(self.folder, "is not a folder", hint)
         pictures = list(self._listed() if self.labels is None else self._tabulated())
         if not pictures:
             raise FileError(
                 self.folder, "has no labeled pictures", LAYOUT if self.labels is None else TABLE
             )
-        names, ids = self._names(pictures), _ids([picture.file for picture in pictures])
-        test, train = self._drawn(pictures)
-        splits = {"test": self._collect(test, names, ids)}
-        return splits | {"train": self._collect(train, names, ids) if train else splits["test"]}
+        return pictures
 
     def _listed(self) -> Iterator[Picture]:
         """The pictures in class folders."""
