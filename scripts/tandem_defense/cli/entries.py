@@ -143,7 +143,7 @@ def _check(text: str, known: dict, settings: dict) -> None:
         if known.get("properties", {}).get(key, {}).get("type") == "array":
             settings[key] = value if isinstance(value, list) else [value]
     if wrong := list(problems(known, settings, text)):
-        raise ValueError("; ".join(wrong))
+        raise ValueError("; ".join(dict.fromkeys(wrong)))
 
 
 def _file(text: str, settings: dict) -> str | None:

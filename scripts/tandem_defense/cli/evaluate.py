@@ -182,7 +182,7 @@ def _load(options, folder, net: "nn.Module", trained: bool, color: bool) -> dict
     if not folder:
         from tandem_defense.datasets.photos import PHOTOGRAPHS, Photos
 
-        classes = _outputs(net, options.size or 64, color)
+        classes = _outputs(net, options.size or 64, True)
         if classes != len(PHOTOGRAPHS):
             raise ValueError(
                 f"{options.classifier} has {classes} classes, the photographs {len(PHOTOGRAPHS)}:"
@@ -252,6 +252,8 @@ def _download(net: "nn.Module") -> None:
             released = get_model_weights(net.architecture)
             chosen = released[net.weights] if net.weights else released.DEFAULT
             state = chosen.get_state_dict(progress=True, check_hash=True)
+            if hasattr(net.net, "transform_input"):  # Inception and GoogLeNet were trained on ±1
+                net.net.transform_input = net.normalization == "imagenet"
         else:
             import timm
 
