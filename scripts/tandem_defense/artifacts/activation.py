@@ -1,7 +1,6 @@
 """Figure 8 of the t-DIPs paper: class activation maps of original, attacked, restored images."""
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierName, Count, DefenseName
 
 with extra("pipeline"):
+    import pandas as pd
     from matplotlib import colormaps
     from matplotlib.figure import Figure as Drawing
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-import pandas as pd
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.printing import counts, interval_of
@@ -14,6 +13,7 @@ from tandem_defense.extras import extra
 from tandem_defense.settings import AttackNames, ClassifierName, Count, Counts, DefenseNames
 
 with extra("pipeline"):
+    import pandas as pd
     import seaborn as sns
     from matplotlib.figure import Figure as Drawing
     from matplotlib.ticker import MaxNLocator, PercentFormatter

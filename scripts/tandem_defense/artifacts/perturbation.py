@@ -1,7 +1,6 @@
 """Figure 2 of the FUNN paper: what it takes to fool one classifier, and another."""
 
 import numpy as np
-import pandas as pd
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid, pixels
@@ -10,6 +9,7 @@ from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierNames, Count
 
 with extra("pipeline"):
+    import pandas as pd
     from matplotlib import colormaps
     from matplotlib.figure import Figure as Drawing
 

@@ -1,7 +1,5 @@
 """Figure 7 of the t-DIPs paper: original, attacked and restored images side by side."""
 
-import pandas as pd
-
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid
@@ -9,6 +7,7 @@ from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierName, Count, DefenseNames
 
 with extra("pipeline"):
+    import pandas as pd
     from matplotlib.figure import Figure as Drawing
 
 

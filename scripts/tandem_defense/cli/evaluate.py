@@ -4,8 +4,13 @@ import argparse
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tandem_defense.cli import entries
 from tandem_defense.cli.arguments import count
@@ -13,6 +18,7 @@ from tandem_defense.datasets.base import ImageSet
 from tandem_defense.datasets.folder import Folder
 from tandem_defense.extras import extra
 from tandem_defense.files.base import replacing
+from tandem_defense.pipeline import registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +36,11 @@ examples:
 Every attack is made against the bare classifier and knows of no defense. Settings are written as in
 a configuration, kind:key=value,key=value; a file.py that is named here is run.
 """
+OBLIVIOUS = "All attacks are oblivious: made against the bare classifier, they know of no defense."
 PHOTOS = 21  # test patches
 PATCHES = 700  # of the photographs, for training: seconds to a minute on one core
 QUICK = {"training.epochs": 10, "training.noise": 0.1, "training.blur": 0.3, "width": 16}
+RELEASED = [registry.CLASSIFIERS[kind] for kind in ("torchvision", "timm")]
 WORDNET = re.compile(r"n\d{8}")
 
 
@@ -96,13 +104,16 @@ def run(options: argparse.Namespace) -> None:
         text: entries.plain("defenses", text) for text in options.defenses if text != "none"
     }
     try:
+        with extra("pipeline"):
+            from tabulate import tabulate
         table = _evaluated(options, attacks, defenses)
     except ImportError as error:  # of a package that an extra installs, or of the user's file
         raise ValueError(str(error)) from error
     if options.output:
         with replacing(options.output) as part:
             table.to_csv(part, index=False)
-    print(_printed(table))
+    print(tabulate(_shown(table), headers="keys", tablefmt="pipe", disable_numparse=True))
+    print(f"\n{OBLIVIOUS}")
 
 
 def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "pd.DataFrame":
@@ -177,7 +188,13 @@ def _class_count(folder: Folder) -> int:
     return max(map(int, names)) + 1 if _are_numbers(names) else len(names)
 
 
-def _load(options, folder, net: "nn.Module", trained: bool, color: bool) -> dict[str, ImageSet]:
+def _load(
+    options: argparse.Namespace,
+    folder: Folder | None,
+    net: "nn.Module",
+    trained: bool,
+    color: bool,
+) -> dict[str, ImageSet]:
     """The images, with the labels that the classifier has for them."""
     if not folder:
         from tandem_defense.datasets.photos import PHOTOGRAPHS, Photos
@@ -197,8 +214,9 @@ def _load(options, folder, net: "nn.Module", trained: bool, color: bool) -> dict
     splits = Folder(**folder.settings() | numbers | train | {"color": color}).load()
     if not numbers and len(names) != classes:
         numbers = _imagenet(options.images, names, classes)
-        for data in splits.values():
-            data.labels[:] = [numbers[data.classes[label]] for label in data.labels]
+        for split, data in splits.items():
+            labels = [numbers[data.classes[label]] for label in data.labels]
+            splits[split] = replace(data, labels=np.array(labels, np.int64))
     return splits
 
 
@@ -222,20 +240,16 @@ def _imagenet(folder: str, names: list[str], classes: int) -> dict[str, int]:
 
 def _classifier(entry: dict, processor: "device") -> "nn.Module":
     """The classifier on its device, in eval mode; with weights, unless it is to be trained."""
-    import torch
-
-    from tandem_defense.classifiers.own import Own
     from tandem_defense.pipeline.classes import build
     from tandem_defense.pipeline.entries import load
 
     path, settings = entry["weights"], entry["settings"]
     if path and settings.get("weights") != path:  # the pipeline's
         return load(entry, path, processor)
-    with torch.random.fork_rng(devices=[]):
-        net = build(entry)
+    net = build(entry)
     if path:
         net.read_checkpoint(path)
-    elif entry["training"] is None and not isinstance(net, Own) and hasattr(net, "read_checkpoint"):
+    elif entry["training"] is None and entry["class"] in RELEASED:
         _download(net)
     return net.to(processor).eval()
 
@@ -245,24 +259,26 @@ def _download(net: "nn.Module") -> None:
 
     Raises ValueError where they cannot be downloaded or have other classes.
     """
-    try:
-        if type(net).__name__ == "Torchvision":
+    if type(net).__name__ == "Torchvision":
+        with extra("pipeline"):
             from torchvision.models import get_model_weights
-
-            released = get_model_weights(net.architecture)
-            chosen = released[net.weights] if net.weights else released.DEFAULT
-            state = chosen.get_state_dict(progress=True, check_hash=True)
-            if hasattr(net.net, "transform_input"):  # Inception and GoogLeNet were trained on ±1
-                net.net.transform_input = net.normalization == "imagenet"
-        else:
+        released = get_model_weights(net.architecture)
+        name = net.weights or released.DEFAULT.name
+        if name not in released.__members__:
+            known = ", ".join(released.__members__)
+            raise ValueError(f"weights: found {name!r}, allowed is one of {known}, or a file")
+        fetch = partial(released[name].get_state_dict, progress=True, check_hash=True)
+        if hasattr(net.net, "transform_input"):  # Inception and GoogLeNet were trained on ±1
+            net.net.transform_input = net.normalization == "imagenet"
+    else:
+        with extra("timm"):
             import timm
 
-            state = timm.create_model(net.architecture, pretrained=True).state_dict()
-    except KeyError:
-        raise ValueError(
-            f"weights: found {net.weights!r}, allowed is one of {', '.join(released.__members__)},"
-            " or a file"
-        ) from None
+        def fetch() -> dict:
+            return timm.create_model(net.architecture, pretrained=True).state_dict()
+
+    try:
+        state = fetch()
     except Exception as error:  # whatever clients raise without a network
         raise ValueError(
             f"the weights of {net.architecture} could not be downloaded ({error}): give a file with"
@@ -291,11 +307,9 @@ def _outputs(net: "nn.Module", size: int, color: bool) -> int:
     return logits.shape[1]
 
 
-def _printed(table: "pd.DataFrame") -> str:
-    """The table as Markdown, aligned, and what kind of attacks it is of."""
-    from tabulate import tabulate
-
-    shown = {
+def _shown(table: "pd.DataFrame") -> dict[str, Sequence]:
+    """The table's columns as they are read."""
+    return {
         "attack": table["attack"],
         "defense": table["defense"],
         "correct": [f"{c} of {n}" for c, n in zip(table["correct"], table["n"], strict=True)],
@@ -309,5 +323,3 @@ def _printed(table: "pd.DataFrame") -> str:
         "bare fooled": [f"{100 * share:.1f} %" for share in table["fooled"]],
         "rejected": table["rejected"],
     }
-    note = "All attacks are oblivious: made against the bare classifier, they know of no defense."
-    return tabulate(shown, headers="keys", tablefmt="pipe", disable_numparse=True) + "\n\n" + note

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -17,9 +16,13 @@ from tandem_defense.defenses.base import NoDefense, names_of
 from tandem_defense.defenses.dip import DIP
 from tandem_defense.evaluation.rates import correct, rates
 from tandem_defense.evaluation.rows import Chunk, answers, rows
+from tandem_defense.extras import extra
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Settings
 from tandem_defense.training import frozen
+
+with extra("pipeline"):
+    import pandas as pd
 
 CLEAN, NONE = "clean", "none"  # the names of the unattacked images and of the bare classifier
 CELL = ["attack", "defense"]

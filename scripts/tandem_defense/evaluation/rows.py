@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from tandem_defense.defenses.base import Defense
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
 
 
 @dataclass(frozen=True)
