@@ -1,4 +1,4 @@
-"""Run the command ``tandem-defense`` on pictures that ship with scikit-image; write docs/command.md.
+"""Run the command ``tandem-defense`` on scikit-image's pictures; write docs/command.md.
 
 python demo/command.py
 
@@ -43,8 +43,8 @@ photographs.
   bits are refused, as are several frames.
 * The time is estimated from a few steps of both networks, the memory from their layers; a picture
   that does not fit is refused. `--max-size 1024` makes it smaller. `--tile 512` cuts it into
-  overlapping squares, each restored by itself and blended: a picture of 15 megapixels takes {big} GB
-  that way. No network sees the whole picture then; the paper's pictures have 299 pixels.
+  overlapping squares, each restored by itself and blended: a picture of 15 megapixels takes
+  {big} GB that way. No network sees the whole picture then; the paper's pictures have 299 pixels.
 * Without `--threads` all CPUs are used, also for one picture; the result is the same to the last
   bit with any number of them.
 
@@ -98,7 +98,8 @@ def main() -> None:
         restore = transcript(
             [
                 "ls pictures",
-                "tandem-defense restore pictures -o restored --iterations 200 --first-iterations 50",
+                "tandem-defense restore pictures -o restored --iterations 200"
+                " --first-iterations 50",
                 "tandem-defense restore pictures/logo.webp -o logo.jpg --iterations 20",
                 "tandem-defense restore pictures/camera.tif -o camera.jpg",
                 "tandem-defense restore pictures/cat.jpg -o cat.png --iterations many",

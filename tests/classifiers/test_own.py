@@ -1,6 +1,7 @@
 """A network of the user's own: found, given its weights, and refused in words that help."""
 
 import re
+from argparse import Namespace
 
 import pytest
 import torch
@@ -157,6 +158,14 @@ def same(found):
         {"model": STATE, "args": {"lr": 1.0}},
         {"state_dict": {f"module.{name}": value for name, value in STATE.items()}},
         {f"_orig_mod.module.{name}": value for name, value in STATE.items()},
+        {"model_state_dict": STATE, "optimizer_state_dict": {"state": {}}},
+        {"model_state": {f"module.{name}": value for name, value in STATE.items()}, "epoch": 3},
+        {"net": STATE, "acc": 91.5},
+        {"model": {"state_dict": STATE}},
+        {"epoch": 3, "state_dict": STATE, "state_dict_ema": {"a.weight": torch.ones(1)}},
+        {"epoch": 3, "state_dict_ema": STATE},
+        {"model": STATE, "args": Namespace(lr=0.1, data="imagenet")},
+        {"n_averaged": torch.tensor(7)} | {f"module.{k}": value for k, value in STATE.items()},
     ],
 )
 def test_wrappers_and_prefixes_are_removed(tmp_path, content):
@@ -172,6 +181,29 @@ def test_safetensors(tmp_path):
     )
     found = read_state_dict(tmp_path / "w.safetensors")
     assert set(found) == set(STATE) and torch.equal(found["a.weight"], STATE["a.weight"])
+
+
+def test_a_wrapper_in_itself_ends(tmp_path):
+    content = {"epoch": 3}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(FileError, match="holds epoch, model, expected tensors by name"):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_real_wrappers(own, tmp_path):
+    """DataParallel, PyTorch's average of weights and a module as part of another one."""
+    net = own("Net").net
+    average = torch.optim.swa_utils.AveragedModel(net)
+    average.update_parameters(net)
+    for wrapped in (nn.DataParallel(net), average, nn.ModuleDict({"model": net})):
+        torch.save({"state_dict": wrapped.state_dict()}, tmp_path / "net.pth")
+        loaded = own("Net")
+        loaded.read_checkpoint(str(tmp_path / "net.pth"))
+        assert torch.equal(loaded.net[3].weight, net[3].weight)
+    torch.save({"model.a": torch.zeros(1), "ema.a": torch.ones(1)}, tmp_path / "net.pth")
+    with pytest.raises(FileError, match="does not hold"):
+        own("Net").read_checkpoint(str(tmp_path / "net.pth"))
 
 
 def test_a_prefix_that_not_all_have_stays(tmp_path):
@@ -195,7 +227,7 @@ class Pickled:
         (torch.zeros(3), "holds a Tensor, expected tensors by name"),
         ([STATE], "holds a list, expected tensors by name"),
         ({}, "holds nothing, expected tensors by name"),
-        ({"net": STATE, "accuracy": 0.9}, "holds net, accuracy, expected tensors by name"),
+        ({"student": STATE, "accuracy": 0.9}, "holds student, accuracy, expected tensors by name"),
         ({0: torch.zeros(3)}, "holds 0, expected tensors by name"),
     ],
 )

@@ -23,15 +23,15 @@ def test_blur_is_scipys(kernel):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_pillows(channels):
-    images = smooth(2, channels, 21).requires_grad_()
+    images = smooth(2, channels, 21)
     result = JPEG(quality=60)(images)
     for image, back in zip(images, result, strict=True):
-        pixels = (image.detach() * 255).round().byte().permute(1, 2, 0).squeeze().numpy()
+        pixels = (image * 255).round().byte().permute(1, 2, 0).squeeze().numpy()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=60)
         expected = np.asarray(Image.open(file), "float32").reshape(21, 21, channels) / 255
         assert np.array_equal(back.permute(1, 2, 0), expected)
-    assert result.shape == images.shape and not result.requires_grad
+    assert result.shape == images.shape
     assert JPEG()(images.double()).dtype == torch.float64
     low = (JPEG(quality=5)(images) - images).abs().mean()
     assert low > (JPEG(quality=95)(images) - images).abs().mean() > 0

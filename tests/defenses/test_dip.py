@@ -104,6 +104,19 @@ def test_float32_stays_near_float64():
     assert 0 < (double - single).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_result_has_the_images_type_and_the_precision_s_accuracy(dtype, engine):
+    images = photos(1).to(dtype)
+    for precision in ("float32", "float64"):
+        settings = SMALL | {"precision": precision, "engine": engine}
+        restored = DIP(iterations=3, **settings)(images)
+        assert restored.dtype == dtype
+        if dtype == torch.float64:
+            single = torch.equal(restored, restored.float().double())
+            assert single == (precision == "float32")
+
+
 def test_bf16_is_near_and_its_result_is_float32():
     images = photos(1).float()
     exact = DIP(iterations=10, **SMALL | {"precision": "float32"})(images)

@@ -25,10 +25,10 @@ from tandem_defense.defenses.comdefend import ComDefend
 from tandem_defense.defenses.dip import DIP, TandemDIP
 from tandem_defense.defenses.hgd import HGD
 from tandem_defense.defenses.magnet import MagNet
+from tandem_defense.evaluation.rows import Chunk
 from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import checkpoint, classes
 from tandem_defense.pipeline.restore import restore as run
-from tandem_defense.pipeline.rows import Chunk
 from tandem_defense.restoration import native
 from tandem_defense.restoration.stopping import EarlyStopping, Monitor
 

@@ -6,13 +6,13 @@ import torch
 
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.datasets.photos import Photos
+from tandem_defense.evaluation.rows import Chunk
 from tandem_defense.files import predictions
 from tandem_defense.files.restored import read_restored
 from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import classes
 from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.pipeline.restore import restore
-from tandem_defense.pipeline.rows import Chunk
 
 CLASSIFIER = {
     "class": "tandem_defense.classifiers.small:SmallCNN",

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tandem_defense.attacks import batches
 from tandem_defense.attacks.iterative import BIM
 from tandem_defense.classifiers.small import SmallCNN
-from tandem_defense.pipeline import attack, entries
+from tandem_defense.pipeline import entries
 from tandem_defense.seeds import derive_seed
 
 
@@ -32,8 +33,8 @@ def test_attacks_run_in_batches_that_fit_and_keep_what_is_done(monkeypatch):
     bim, cpu = BIM(semantics="corner", epsilon=0.3), torch.device("cpu")
 
     def run(at_once):
-        monkeypatch.setitem(attack.PIXELS, "cpu", at_once * 256)
-        return attack.in_batches(bim, net, images, labels, seeds, cpu)
+        monkeypatch.setitem(batches.PIXELS, "cpu", at_once * 256)
+        return batches.in_batches(bim, net, images, labels, seeds, cpu)
 
     whole, alone, three = run(7), run(1), run(3)
     sizes = []
@@ -44,8 +45,8 @@ def test_attacks_run_in_batches_that_fit_and_keep_what_is_done(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return BIM(semantics="corner", epsilon=0.3)(net, images, labels, seeds=seeds)
 
-    monkeypatch.setitem(attack.PIXELS, "cpu", 5 * 256)
-    halved = attack.in_batches(scarce, net, images, labels, seeds, cpu)
+    monkeypatch.setitem(batches.PIXELS, "cpu", 5 * 256)
+    halved = batches.in_batches(scarce, net, images, labels, seeds, cpu)
     assert sizes == [5, 2, 2, 2, 1]
     for other in (alone, three, halved):
         assert whole.keys() == other.keys()

@@ -2,12 +2,14 @@
 
 from itertools import product
 
-import pandas as pd
-
 from tandem_defense.artifacts.base import Inputs, Sheet, Table
 from tandem_defense.artifacts.printing import Grid, Marks, cell, counts, interval_of
 from tandem_defense.evaluation.rates import CELL, computed, correct, rates, select
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackNames, ClassifierNames, Count, DefenseNames
+
+with extra("pipeline"):
+    import pandas as pd
 
 STEPS = ["first_iterations", "iteration"]
 COLUMNS = [*CELL, *STEPS, "n", "accuracy", "low", "high", "seeds", "published"]

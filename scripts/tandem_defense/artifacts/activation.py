@@ -1,17 +1,20 @@
 """Figure 8 of the t-DIPs paper: class activation maps of original, attacked, restored images."""
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
-from matplotlib.figure import Figure as Drawing
 from torch import Tensor, nn
 
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid, in_color
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierName, Count, RestorationName
+
+with extra("pipeline"):
+    import pandas as pd
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Drawing
 
 HEAT = "inferno"
 

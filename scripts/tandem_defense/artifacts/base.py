@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
-
 from tandem_defense.artifacts.printing import Grid, Marks
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.evaluation.published import read_table
+from tandem_defense.extras import extra
 from tandem_defense.files import predictions
 from tandem_defense.files.adversarial import AdversarialSet, read_adversarial
 from tandem_defense.files.images import read_images
 from tandem_defense.files.restored import read_restored
 from tandem_defense.settings import Settings
+
+with extra("pipeline"):
+    import pandas as pd
 
 PUBLISHED = Path(__file__).parents[3] / "resources/published"
 

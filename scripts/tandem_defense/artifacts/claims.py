@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-import pandas as pd
-
 from tandem_defense.artifacts.accuracy import Accuracy
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.curve import Curve
 from tandem_defense.artifacts.printing import Grid, Marks
+from tandem_defense.extras import extra
 from tandem_defense.settings import (
     AttackNames,
     ClassifierName,
@@ -19,6 +18,9 @@ from tandem_defense.settings import (
     Steps,
     TandemName,
 )
+
+with extra("pipeline"):
+    import pandas as pd
 
 # The paper's words that need a number.
 COLLAPSE = 0.25  # a defense collapses below this share of its clean accuracy

@@ -2,13 +2,15 @@
 
 from itertools import combinations
 
-import pandas as pd
-
 from tandem_defense.artifacts.accuracy import Accuracy
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.printing import Grid, Marks
 from tandem_defense.evaluation.rates import correct, select
 from tandem_defense.evaluation.statistics import mcnemar
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
 
 COLUMNS = ["dataset", "classifier", "attack", "defense_a", "defense_b"]
 COLUMNS += ["n", "only_a", "only_b", "p_value"]

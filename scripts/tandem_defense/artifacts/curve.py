@@ -4,16 +4,19 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.printing import counts, interval_of
 from tandem_defense.artifacts.style import GRAY, footer, style
 from tandem_defense.evaluation.rates import CELL, correct, rates, select
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackNames, ClassifierName, Count, RestorationNames, Steps
+
+with extra("pipeline"):
+    import pandas as pd
+    import seaborn as sns
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLUMNS = ["attack", "defense", "first_iterations", "iteration", "n", "accuracy", "low", "high"]
 COLUMNS += ["seeds"]

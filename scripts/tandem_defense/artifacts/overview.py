@@ -1,8 +1,10 @@
 """Every cell of an experiment, whether a table of the papers has it or not."""
 
-import pandas as pd
-
 from tandem_defense.evaluation.rates import CELL, correct, fooled, noise_levels, rates
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
 
 
 def overview(predictions: pd.DataFrame) -> pd.DataFrame:

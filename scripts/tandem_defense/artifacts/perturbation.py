@@ -1,14 +1,17 @@
 """Figure 2 of the FUNN paper: what it takes to fool one classifier, and another."""
 
 import numpy as np
-import pandas as pd
-from matplotlib import colormaps
-from matplotlib.figure import Figure as Drawing
 
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, fewer, image_grid, pixels
 from tandem_defense.artifacts.style import GRAY
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierNames, Count
+
+with extra("pipeline"):
+    import pandas as pd
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Drawing
 
 SIGNED = "RdBu_r"
 

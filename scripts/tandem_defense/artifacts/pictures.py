@@ -7,12 +7,15 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import seaborn as sns
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from tandem_defense.artifacts.style import footer, footer_lines, style, width, wrap
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import seaborn as sns
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 

@@ -2,14 +2,17 @@
 
 import math
 
-import pandas as pd
 import torch
-from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 from tandem_defense.defenses.dip import DIP, SMALLEST
+from tandem_defense.extras import extra
 from tandem_defense.pipeline import classes
 from tandem_defense.restoration.reference import Architecture, build, dip2
+
+with extra("pipeline"):
+    import pandas as pd
+    from tabulate import tabulate
 
 # Bytes beside an image's pixels in a cached adversarial set: id, label, answers, norms.
 BESIDE = 64

@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
-from tabulate import tabulate
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
+    from tabulate import tabulate
+
 
 SPECIALS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIALS |= {mark: rf"\{mark}" for mark in "&%$#_{}"} | {"–": "--", "…": r"\ldots{}"}

@@ -4,11 +4,13 @@ import json
 import tomllib
 from pathlib import Path
 
-import pandas as pd
-import yaml
-from tabulate import tabulate
-
 from tandem_defense.evaluation.statistics import wilson
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
+    import yaml
+    from tabulate import tabulate
 
 WIDE = 0.25  # of an interval that decides nothing
 KEYS_OF_SEMANTICS = ["classifier", "output", "attack"]

@@ -1,12 +1,14 @@
 """Figure 7 of the t-DIPs paper: original, attacked and restored images side by side."""
 
-import pandas as pd
-from matplotlib.figure import Figure as Drawing
-
 from tandem_defense.artifacts import shown
 from tandem_defense.artifacts.base import Figure, Inputs, Sheet
 from tandem_defense.artifacts.pictures import answer, image_grid
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackName, ClassifierName, Count, RestorationNames
+
+with extra("pipeline"):
+    import pandas as pd
+    from matplotlib.figure import Figure as Drawing
 
 
 class Restored(Figure):

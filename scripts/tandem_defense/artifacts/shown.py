@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.pictures import fewer
+from tandem_defense.extras import extra
 from tandem_defense.pipeline import entries
+
+with extra("pipeline"):
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ Every figure is a matplotlib Figure of its own, outside pyplot's state.
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib as mpl
-import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
 
 GRAY = "0.35"
 FONT = "DejaVu Sans"

@@ -1,11 +1,13 @@
 """Table 2 of the FUNN paper: how often an attack succeeds, and how large it then is."""
 
-import pandas as pd
-
 from tandem_defense.artifacts.base import Inputs, Sheet, Table
 from tandem_defense.artifacts.printing import Grid, Marks, cell, counts, interval_of
 from tandem_defense.evaluation.rates import CELL, computed, fooled, noise_levels, rates, select
+from tandem_defense.extras import extra
 from tandem_defense.settings import AttackNames, Models
+
+with extra("pipeline"):
+    import pandas as pd
 
 COLUMNS = ["dataset", "model", "attack", "n", "success_rate", "low", "high", "noise_level"]
 COLUMNS += ["published_success_rate", "published_noise_level", "seeds"]

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
-from tabulate import tabulate
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
+    from tabulate import tabulate
 
 
 def gather(folder: str | Path, *, omit: str = "") -> pd.DataFrame:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from foolbox import PyTorchModel
 from torch import Tensor, nn
 
+from tandem_defense.extras import extra
 from tandem_defense.settings import Epsilon, Settings
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
 
 IMAGES_AT_ONCE = 1024  # bounds of one forward pass where an attack tries many candidates per image:
 VALUES_AT_ONCE = 2**22  # images, and pixel values

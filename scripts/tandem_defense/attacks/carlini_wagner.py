@@ -1,12 +1,15 @@
 """The attack of Carlini and Wagner (2017) in L2, as Foolbox 3 has it, without its pitfalls."""
 
 import torch
-from foolbox import PyTorchModel
-from foolbox.attacks import L2CarliniWagnerAttack
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, each
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, NonNegative, Positive
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
+    from foolbox.attacks import L2CarliniWagnerAttack
 
 
 class CarliniWagnerL2(Attack):

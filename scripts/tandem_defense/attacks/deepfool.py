@@ -2,12 +2,15 @@
 
 from typing import Literal
 
-from foolbox import PyTorchModel
-from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Fraction
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
+    from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 
 
 class DeepFoolL2(Attack):

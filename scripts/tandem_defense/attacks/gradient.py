@@ -3,12 +3,15 @@
 from typing import Literal
 
 import torch
-from foolbox import PyTorchModel
-from foolbox.attacks import L2FastGradientAttack, LinfFastGradientAttack
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, each, first_success, gradient
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Epsilon
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
+    from foolbox.attacks import L2FastGradientAttack, LinfFastGradientAttack
 
 EARLY = 20  # Foolbox 2: a success among the first 20 sizes is refined with 20 finer ones
 

@@ -3,11 +3,14 @@
 from typing import Literal
 
 import torch
-from foolbox import PyTorchModel
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, at_once, each, generators, gradient, predict
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Epsilon, NonNegative, Positive
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
 
 TINY = 1e-12  # Foolbox 2: a mean absolute gradient below it is not scaled up to 1
 

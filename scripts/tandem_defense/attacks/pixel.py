@@ -4,7 +4,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from foolbox import PyTorchModel
 from torch import Tensor
 
 from tandem_defense.attacks.base import (
@@ -15,7 +14,11 @@ from tandem_defense.attacks.base import (
     logits_of,
     predict,
 )
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Positive
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
 
 START_SHARE = 0.1  # local search starts from this share of the pixels (Foolbox 2)
 

@@ -7,14 +7,11 @@ from torch import Tensor
 from tandem_defense.classifiers.checkpoints import load_weights
 from tandem_defense.classifiers.fitting import Trainable
 from tandem_defense.classifiers.inputs import Prepare
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Size
 
-try:
+with extra("timm"):
     import timm
-except ImportError as error:
-    raise ImportError(
-        'classifiers of the kind timm need the package timm: pip install "tandem-defense[timm]"'
-    ) from error
 
 
 class Timm(Trainable):

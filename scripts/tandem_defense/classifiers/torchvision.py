@@ -3,13 +3,16 @@
 from typing import Literal
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
 from tandem_defense.classifiers.checkpoints import load_weights
 from tandem_defense.classifiers.fitting import Trainable
 from tandem_defense.classifiers.inputs import NORMALIZATION, Prepare
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Size
+
+with extra("pipeline"):
+    import torchvision
 
 # Where the last features before global average pooling leave the network, and the layer after it.
 LAST_MAPS = {

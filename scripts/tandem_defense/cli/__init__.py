@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from tandem_defense import __version__
-from tandem_defense.cli import restore
+from tandem_defense.cli import evaluate, restore
 from tandem_defense.cli.arguments import Parser, Running
 
 
@@ -38,4 +38,5 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     restore.add(commands)
+    evaluate.add(commands)
     return top

@@ -1,11 +1,14 @@
 """scikit-learn's bundled handwritten digits, MNIST's stand-in where nothing may be downloaded."""
 
 import numpy as np
-from skimage.transform import resize
-from sklearn.datasets import load_digits
 
 from tandem_defense.datasets.base import Dataset, ImageSet
+from tandem_defense.extras import extra
 from tandem_defense.settings import Count
+
+with extra("pipeline"):
+    from skimage.transform import resize
+    from sklearn.datasets import load_digits
 
 
 class Digits(Dataset):

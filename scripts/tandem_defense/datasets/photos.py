@@ -1,12 +1,15 @@
 """The demo's photographs: patches of seven pictures that ship with scikit-image, one class each."""
 
 import numpy as np
-import skimage.data
-from skimage.transform import resize
 
 from tandem_defense.datasets.base import Dataset, ImageSet
+from tandem_defense.extras import extra
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Fraction, Positive
+
+with extra("pipeline"):
+    import skimage.data
+    from skimage.transform import resize
 
 PHOTOGRAPHS = {
     "cat": skimage.data.chelsea,

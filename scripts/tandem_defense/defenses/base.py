@@ -1,8 +1,11 @@
 """What every defense offers: images in, images out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from tandem_defense.settings import Settings
@@ -17,7 +20,27 @@ class Defense(Settings, nn.Module):
     Settings are annotated attributes (settings.py); layers are made in ``__post_init__``.
     A defense that must be trained also has ``fit(images, labels, *, seed, ...)``; one that is
     trained against a particular classifier takes it as ``fit(..., classifier=...)``.
+
+    gradient : what an attack through the defense gets, whose images never change: null, the exact
+        gradient of :meth:`forward`, or RuntimeError where it has none; ``straight_through``, the
+        classifier's gradient at the defended images, as if the defense were the identity (BPDA,
+        Athalye et al. 2018); ``none``, no gradient, and the result is detached
     """
+
+    gradient: Literal["none", "straight_through"] | None = None
+
+    def __call__(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Defended images, as :meth:`forward` makes them, with the gradient that is chosen."""
+        forward = super().__call__
+        if self.gradient == "none":
+            return forward(images.detach(), ids).detach()
+        if self.gradient == "straight_through":
+            return Backward.apply(images, partial(forward, ids=ids), None)
+        defended = forward(images, ids)
+        asked = images.requires_grad and torch.is_grad_enabled()
+        if not asked or defended.requires_grad:
+            return defended
+        return Backward.apply(images, lambda _: defended.detach(), type(self).__name__)
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Defended images, shape and range as the input's."""
@@ -26,6 +49,32 @@ class Defense(Settings, nn.Module):
     def rejects(self, images: Tensor) -> Tensor:
         """Which inputs the defense refuses to classify, (B,) bool: none, unless it detects."""
         return images.new_zeros(len(images), dtype=bool)
+
+
+NO_GRADIENT = (
+    "{} has no gradient, and one was asked for: an attack that needs none can go through it as it"
+    ' is. For others choose one: gradient="straight_through" takes the defense for the identity'
+    ' (BPDA), which is right for a strong attack; gradient="none" detaches the result, so that the'
+    " attack sees no slope and fails for that reason alone"
+)
+
+
+class Backward(torch.autograd.Function):
+    """What `defend` makes of images; backward the gradient as it is, or an error of `refusing`."""
+
+    @staticmethod
+    def forward(images: Tensor, defend: Callable[[Tensor], Tensor], refusing: str | None) -> Tensor:
+        return defend(images)
+
+    @staticmethod
+    def setup_context(context, inputs: tuple, output: Tensor) -> None:
+        context.refusing = inputs[2]
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if context.refusing:
+            raise RuntimeError(NO_GRADIENT.format(context.refusing))
+        return gradient, None, None
 
 
 def names_of(images: Tensor, ids: Sequence[str] | None) -> list[str]:

@@ -37,13 +37,11 @@ class AverageBlur(Defense):
 class JPEG(Defense):
     """An 8-bit JPEG round trip of `quality` 1 to 100, by Pillow, in memory, image by image.
 
-    Deterministic and not differentiable: the result has no gradient. An attack through this
-    defense needs its own approximation, such as the identity (BPDA).
+    Deterministic, and without an exact `gradient` (see :class:`Defense`).
     """
 
     quality: Percent = 75
 
-    @torch.no_grad()
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Compressed images (B, 1 or 3, H, W), device and type as the input's."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -52,7 +50,7 @@ class JPEG(Defense):
                 "channels: drop alpha channels, add a batch dimension"
             )
         pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        result = images.clone()
+        result = torch.empty_like(images)
         for position, image in enumerate(pixels):
             result[position] = self.compress(image).to(images)
         return result

@@ -73,8 +73,9 @@ class DIP(Defense):
         variance over so many steps) that many steps ago, and take its average from then; null:
         never, as in the paper
     stop_patience : see `stop_window`
-    precision : ``float32``; ``tf32`` and ``bf16`` are faster and less exact (docs/restoration.md),
-        ``float64`` is for tests
+    precision : what is computed in: ``float32``; ``tf32`` and ``bf16`` are faster and less exact
+        (docs/restoration.md), ``float64`` is for tests. Images of another type are converted, and
+        the result has theirs: float64 images come back as float64 with float32's accuracy
     engine : ``fast``, or ``reference`` for the plain loop over single images
     batch : how many images are optimized together, which changes nothing but the speed; null:
         what the memory holds
@@ -85,7 +86,8 @@ class DIP(Defense):
     image-steps taken; :meth:`steps` tells how many there will be without early stopping.
 
     Images may have any size: smaller ones than 64 pixels are padded by repeating the edge, gray
-    ones are restored as three equal channels. Raises ValueError for settings of other values.
+    ones are restored as three equal channels. A restoration has no exact `gradient` (see
+    :class:`Defense`). Raises ValueError for settings of other values.
     """
 
     RESTORATION = True  # runs in jobs of its own, which record predictions at read-outs
@@ -145,6 +147,7 @@ class DIP(Defense):
         Raises ValueError for other read-outs, and for images as :meth:`forward` does.
         """
         check(images)
+        images = images.detach()
         settings = self.fit_settings(readouts)
         names = names_of(images, ids)
         for restored in self._restore(as_rgb(images), names, settings):

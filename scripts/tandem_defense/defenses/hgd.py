@@ -134,7 +134,7 @@ class HGD(Defense):
             )
             with torch.no_grad():
                 wanted = respond(clean)
-            return {guidance: functional.l1_loss(respond(self(attacked)), wanted)}
+            return {guidance: functional.l1_loss(respond(self.forward(attacked)), wanted)}
 
         def plateaus(step: int, steps: int) -> tuple[float, float]:
             over = step * epochs // steps / epochs  # the share of whole epochs

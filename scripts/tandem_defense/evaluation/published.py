@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
+from tandem_defense.extras import extra
 from tandem_defense.files.base import FileError
+
+with extra("pipeline"):
+    import pandas as pd
 
 SHIPPED = "It comes with the checkout: `git checkout -- resources/published` brings it back."
 

@@ -5,10 +5,13 @@ of ``files/predictions.py`` (docs/results.md says what they mean).
 """
 
 import numpy as np
-import pandas as pd
 
 from tandem_defense.evaluation.statistics import summarize
+from tandem_defense.extras import extra
 from tandem_defense.files.predictions import COLUMNS
+
+with extra("pipeline"):
+    import pandas as pd
 
 CELL = ["dataset", "classifier", "defense", "attack"]
 

@@ -3,7 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    from scipy.stats import binomtest
 
 
 class McNemar(NamedTuple):

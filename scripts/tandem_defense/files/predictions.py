@@ -5,11 +5,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-from pyarrow import parquet
 
+from tandem_defense.extras import extra
 from tandem_defense.files.base import FileError, made_by, replacing
+
+with extra("pipeline"):
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
 
 TYPES = {
     "dataset": "str",

@@ -2,14 +2,15 @@
 
 import logging
 
-import pandas as pd
-import torch
-
 from tandem_defense import device
+from tandem_defense.evaluation.rows import Chunk, answers, rows
+from tandem_defense.extras import extra
 from tandem_defense.files import predictions
 from tandem_defense.pipeline import entries
 from tandem_defense.pipeline.classes import Entry
-from tandem_defense.pipeline.rows import Chunk, correct, predict, rows
+
+with extra("pipeline"):
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +37,13 @@ def evaluate(
     tables = []
     for attack, chunk in chunks.items():
         bare = chunk.columns.get("clean_prediction")
-        bare = predict(net, chunk.images) if bare is None else bare
+        bare = net.predict(chunk.images).numpy() if bare is None else bare
         for name, defense in loaded.items():
             if attack not in only[name]:
                 continue
-            defended, rejected = [], []
-            with torch.no_grad():
-                for start in range(0, len(chunk.ids), batch):
-                    images = chunk.images[start : start + batch].to(processor)
-                    ids = chunk.ids[start : start + batch]
-                    defended.append(net(defense(images, ids)).argmax(1))
-                    rejected.append(defense.rejects(images))
-            answers = torch.cat(defended).cpu().numpy(), torch.cat(rejected).cpu().numpy()
             columns = names | {"attack": attack, "defense": name, "seed": seed}
-            tables.append(rows(chunk, columns, bare, *answers))
-            n = correct(tables[-1])
+            found = answers(net, defense, chunk.images, chunk.ids, processor, batch)
+            tables.append(rows(chunk, columns, bare, *found))
+            n = ((found[0] == chunk.columns["label"]) & ~found[1]).sum()
             log.info("%s, %s: %d of %d correct", attack, name, n, len(chunk.ids))
     predictions.write(pd.concat(tables, ignore_index=True), output)

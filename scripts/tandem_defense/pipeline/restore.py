@@ -3,15 +3,18 @@
 import logging
 from collections.abc import Callable
 
-import pandas as pd
 import torch
 
 from tandem_defense import device
+from tandem_defense.evaluation.rows import Chunk, rows
+from tandem_defense.extras import extra
 from tandem_defense.files import predictions
 from tandem_defense.files.restored import write_restored
 from tandem_defense.pipeline import checkpoint, classes, entries
 from tandem_defense.pipeline.classes import Entry
-from tandem_defense.pipeline.rows import Chunk, predict, rows
+
+with extra("pipeline"):
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +58,16 @@ def restore(
         at, first, step = restored.positions, restored.first_iterations, restored.iteration
         flat[lengths.index(first), at] = restored.flat.cpu()
         for order, net in enumerate(nets.values()):
-            answers = torch.from_numpy(predict(net, restored.images))
+            answers = net.predict(restored.images)
             predicted[lengths.index(first), steps.index(step), order, at] = answers
         pictures = kept.get(f"{first}/{step}", ())
         for i, image in zip(at, restored.images.cpu(), strict=True):
             if i < len(pictures):
                 pictures[i] = image
     known = chunk.columns.get("clean_prediction")
-    bare = {n: predict(net, chunk.images) if known is None else known for n, net in nets.items()}
+    bare = {
+        n: net.predict(chunk.images).numpy() if known is None else known for n, net in nets.items()
+    }
     tables = []
     for i, first in enumerate(lengths):
         for j, step in enumerate(steps):
