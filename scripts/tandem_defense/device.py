@@ -16,11 +16,13 @@ _held: list[FileLock] = []  # until this process ends
 def prepare(threads: int = 1, device: str = "auto") -> torch.device:
     """Set the number of CPU threads and choose the device.
 
+    threads : no more than there are CPUs for this process are taken, with a warning
     device : ``auto`` (a GPU if there is one, of several one that no other job has), ``cpu``,
         ``cuda``, ``cuda:1``, ``mps``
 
     Raises ValueError for a device that this machine does not have.
     """
+    threads = limit_threads(threads)
     torch.set_num_threads(threads)
     # Late in an optimization Adam's second moments fall below 1e-38, where x86 is slow.
     torch.set_flush_denormal(True)
@@ -44,6 +46,14 @@ def cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def limit_threads(threads: int) -> int:
+    """`threads`, or with a warning the number of CPUs: more are slower, far more end in a crash."""
+    most = cpus()
+    if threads > most:
+        log.warning("%d threads were asked for, %d are used: one per CPU", threads, most)
+    return min(threads, most)
 
 
 def visible_gpus() -> list[str]:

@@ -1,4 +1,4 @@
-// One image's deep image prior on one CPU thread: forward, backward and Adam, step after step.
+// One image's deep image prior on the CPU: forward, backward and Adam, step after step.
 //
 // Maps are (H, W, C), C padded to whole vectors. Padded channels are zero, get zero gradients and
 // stay zero. A map holds values before their ReLU; whoever reads it applies the ReLU.
@@ -8,17 +8,32 @@
 // (im2col). Deconvolutions are four 2 x 2 convolutions, one for each parity of the output pixel.
 // Weights live in panels, as the product reads them, and are updated as soon as their gradient is
 // there, while it is still in the cache.
+//
+// Threads share a layer, and the result is the same to the last bit for any number of them:
+// - whatever is a sum on its own may be shared in any way: pixels and output channels forward, and
+//   backward, in wide layers, input channels;
+// - where threads would add to one sum (gradients of narrow layers' weights, statistics), it is cut
+//   into parts, fixed by the sizes alone, which are added in order;
+// - where windows overlap, strips of rows take turns: the even ones, then the odd ones.
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -75,6 +90,159 @@ template <class T> struct Array {
     void grow(long n) {
         if (n > size) *this = Array(n);
     }
+};
+
+// -------------------------------------------------------------------------------------- threads
+
+// Late in an optimization Adam's second moments fall below 1e-38, where x86 is slow: they are zero
+// in this thread while one of these is there.
+struct Flush {
+#if defined(__SSE2__)
+    unsigned before = __builtin_ia32_stmxcsr();
+    Flush() { __builtin_ia32_ldmxcsr(before | 0x8040); }
+    ~Flush() { __builtin_ia32_ldmxcsr(before); }
+#endif
+};
+
+// The caller's thread and others, which wait for work: shortly awake, as the next layer comes in
+// microseconds, then asleep.
+class Threads {
+    using Call = void (*)(void*, long, int);
+    static constexpr int SPINS = 2000;  // some 50 microseconds
+
+    std::vector<std::thread> others;
+    // The number of the call, and in the lower half how many of its items nobody has taken yet. Who
+    // takes one has read the rest as it is in this call: the call is not over without the item.
+    std::atomic<uint64_t> left{0};
+    std::atomic<Call> call{nullptr};
+    std::atomic<void*> work{nullptr};
+    std::atomic<long> count{0}, done{0};
+    std::atomic<bool> failed{false}, over{false}, waiting{false};
+    std::atomic<int> sleeping{0};
+    std::mutex mutex;
+    std::condition_variable wake, finished;
+
+    template <class F> static bool spin(F until) {
+        for (int i = 0; i < SPINS; i++) {
+            if (until()) return true;
+#if defined(__SSE2__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            asm volatile("yield");
+#endif
+        }
+        return false;
+    }
+
+    // Take items until there are none; returns the last look at `left`.
+    uint64_t take(int thread) {
+        for (;;) {
+            uint64_t now = left;
+            if (uint32_t(now) == 0) return now;
+            Call f = call;
+            void* what = work;
+            long all = count;
+            if (!left.compare_exchange_weak(now, now - 1)) continue;
+            try {
+                f(what, all - long(uint32_t(now)), thread);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+            if (++done == all && waiting) {
+                std::lock_guard<std::mutex> lock(mutex);
+                finished.notify_one();
+            }
+        }
+    }
+
+    void serve(int thread) {
+        Flush flush;
+        while (!over) {
+            uint64_t now = take(thread);
+            auto more = [&] { return over || left != now; };
+            if (spin(more)) continue;
+            std::unique_lock<std::mutex> lock(mutex);
+            sleeping++;
+            wake.wait(lock, more);
+            sleeping--;
+        }
+    }
+
+  public:
+    ~Threads() {
+        over = true;
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            wake.notify_all();
+        }
+        for (auto& thread : others) thread.join();
+    }
+
+    int size() const { return int(others.size()) + 1; }
+
+    // From now on at least `n` threads, or as many as the system grants.
+    void grow(int n) try {
+        while (size() < n) {
+            others.reserve(n);
+            others.emplace_back(&Threads::serve, this, size());
+        }
+    } catch (const std::system_error&) {
+    }
+
+    // f(item, thread) for all items < n, in any order and several at a time.
+    template <class F> void each(long n, F f) {
+        if (size() == 1 || n < 2) {
+            for (long i = 0; i < n; i++) f(i, 0);
+            return;
+        }
+        work = &f;
+        call = [](void* what, long item, int thread) { (*static_cast<F*>(what))(item, thread); };
+        count = n;
+        done = 0;
+        left = ((left >> 32) + 1) << 32 | uint64_t(n);
+        if (sleeping) {
+            std::lock_guard<std::mutex> lock(mutex);
+            wake.notify_all();
+        }
+        take(0);
+        auto all = [&] { return done == n; };
+        if (!spin(all)) {
+            std::unique_lock<std::mutex> lock(mutex);
+            waiting = true;
+            finished.wait(lock, all);
+            waiting = false;
+        }
+        if (failed.exchange(false)) throw std::bad_alloc();
+    }
+};
+
+// Buffers that the layers of one network share.
+template <class T> struct Scratch {
+    Array<T> columns, block, weights, turned, gradients;
+};
+
+// A network's threads: each has buffers of its own, and `shared` is for all.
+template <class T> struct Team {
+    Threads threads;
+    std::vector<Scratch<T>> own{1};
+    Scratch<T> shared;
+    Array<T> zero;
+
+    int size() const { return threads.size(); }
+    void grow(int n) {
+        own.resize(std::max<size_t>(own.size(), n));
+        threads.grow(n);
+    }
+    // f(item, buffers) for all items < n, in any order and several at a time.
+    template <class F> void each(long n, F f) {
+        threads.each(n, [&](long item, int thread) { f(item, own[thread]); });
+    }
+    // f(start, stop, part) for [0, n) in parts: as many for any number of threads.
+    template <class F> void parts(long n, long least, F f) {
+        long count = parts(n, least);
+        threads.each(count, [&](long i, int) { f(n * i / count, n * (i + 1) / count, i); });
+    }
+    static long parts(long n, long least) { return std::clamp(n / least, 1L, 32L); }
 };
 
 // ------------------------------------------------------------------------------ matrix products
@@ -157,11 +325,6 @@ struct Hyper {
     double rate, correction1, correction2;  // learning rate; 1 - beta^t
 };
 
-// Scratch that the layers of one network share.
-template <class T> struct Scratch {
-    Array<T> columns, block, gradients, weights, weights2, weights3, zero;
-};
-
 template <class T> struct Weights {
     long size;
     Array<T> value, mean, square;
@@ -189,24 +352,40 @@ template <class T> struct Weights {
     }
 };
 
+// Values of a map in one part of the work.
+constexpr long PART = 1 << 14;
+
 // sum over the pixels of f(pixel offset, vector offset) -> two vectors, in double, per channel.
-template <class T, class F> void sums(const Map<T>& map, double* first, double* second, F f) {
+template <class T, class F>
+void sums(Team<T>& team, const Map<T>& map, double* first, double* second, F f) {
     constexpr long CHUNK = 64;
+    long least = PART / map.c + 1, count = team.parts(map.pixels(), least);
+    std::vector<double> partial(2 * count * map.c);
+    team.parts(map.pixels(), least, [&](long start, long end, long part) {
+        double *one = partial.data() + 2 * part * map.c, *two = one + map.c;
+        for (; start < end; start += CHUNK) {
+            long stop = std::min(start + CHUNK, end);
+            for (int c = 0; c < map.c; c += V<T>) {
+                Vec<T> a{}, b{};
+                for (long p = start; p < stop; p++) f(p * map.c + c, c, a, b);
+                for (int l = 0; l < V<T>; l++) one[c + l] += a[l], two[c + l] += b[l];
+            }
+        }
+    });
     std::fill(first, first + map.c, 0.0);
     std::fill(second, second + map.c, 0.0);
-    for (long start = 0; start < map.pixels(); start += CHUNK) {
-        long stop = std::min(start + CHUNK, map.pixels());
-        for (int c = 0; c < map.c; c += V<T>) {
-            Vec<T> a{}, b{};
-            for (long p = start; p < stop; p++) f(p * map.c + c, c, a, b);
-            for (int l = 0; l < V<T>; l++) first[c + l] += a[l], second[c + l] += b[l];
+    for (long part = 0; part < count; part++)
+        for (int c = 0; c < map.c; c++) {
+            first[c] += partial[2 * part * map.c + c];
+            second[c] += partial[(2 * part + 1) * map.c + c];
         }
-    }
 }
 
-template <class T, class F> void each(const Map<T>& map, F f) {
-    for (long p = 0; p < map.pixels(); p++)
-        for (int c = 0; c < map.c; c += V<T>) f(p * map.c + c, c);
+template <class T, class F> void each(Team<T>& team, const Map<T>& map, F f) {
+    team.parts(map.pixels(), PART / map.c + 1, [&](long start, long stop, long) {
+        for (long p = start; p < stop; p++)
+            for (int c = 0; c < map.c; c += V<T>) f(p * map.c + c, c);
+    });
 }
 
 // Weights and an index into them.
@@ -214,8 +393,8 @@ template <class T> using Visit = std::function<void(Weights<T>&, long)>;
 
 template <class T> struct Layer {
     virtual ~Layer() = default;
-    virtual void forward(Scratch<T>&) = 0;
-    virtual void backward(Scratch<T>&, const Hyper&) = 0;
+    virtual void forward(Team<T>&) = 0;
+    virtual void backward(Team<T>&, const Hyper&) = 0;
     virtual void reset() {}
     virtual void visit(const Visit<T>&) {}  // every parameter, in PyTorch's order
     virtual long bytes() const { return 0; }
@@ -225,16 +404,17 @@ template <class T> struct Layer {
 template <class T> struct Pool : Layer<T> {
     Map<T>&from, &to;
     Pool(Map<T>& from, Map<T>& to) : from(from), to(to) {}
-    template <class F> void windows(F f) {
+    template <class F> void windows(Team<T>& team, F f) {
         long row = long(from.w) * from.c;
-        for (int y = 0; y < to.h; y++)
-            for (int x = 0; x < to.w; x++)
-                for (int c = 0; c < to.c; c += V<T>)
-                    f((2 * y * long(from.w) + 2 * x) * from.c + c, row,
-                      (y * long(to.w) + x) * to.c + c);
+        team.parts(to.h, PART / (long(to.w) * to.c) + 1, [&](long start, long stop, long) {
+            for (long y = start; y < stop; y++)
+                for (int x = 0; x < to.w; x++)
+                    for (int c = 0; c < to.c; c += V<T>)
+                        f((2 * y * from.w + 2 * x) * from.c + c, row, (y * to.w + x) * to.c + c);
+        });
     }
-    void forward(Scratch<T>&) override {
-        windows([&](long i, long row, long o) {
+    void forward(Team<T>& team) override {
+        windows(team, [&](long i, long row, long o) {
             const T* v = from.value;
             Vec<T> a = load(v + i), b = load(v + i + from.c);
             Vec<T> c = load(v + i + row), d = load(v + i + row + from.c);
@@ -244,8 +424,8 @@ template <class T> struct Pool : Layer<T> {
         });
     }
     // The gradient goes to the first largest value.
-    void backward(Scratch<T>&, const Hyper&) override {
-        windows([&](long i, long row, long o) {
+    void backward(Team<T>& team, const Hyper&) override {
+        windows(team, [&](long i, long row, long o) {
             Vec<T> top = load(to.value + o), g = load(to.gradient + o);
             for (long at : {i, i + from.c, i + row, i + row + from.c}) {
                 auto hit = load(from.value + at) == top;
@@ -281,15 +461,15 @@ template <class T> struct Window {
         }
     }
 
-    // Values under the windows [start, stop) and taps [t0, t1): rows of distance `ld`, taps at
-    // distance `step`. Writes whole vectors, in ascending order.
+    // Channels [c0, c1) of the values under the windows [start, stop) and taps [t0, t1): rows of
+    // distance `ld`, taps at distance `step`. Writes whole vectors, in ascending order.
     void gather(const Map<T>& map, const T* values, bool relu, long start, long stop, int t0,
-                int t1, T* rows, long ld, long step) const {
-        bool dense = step == map.c;  // a run of taps is one piece
+                int t1, T* rows, long ld, long step, long c0, long c1) const {
+        bool dense = step == map.c && c1 - c0 == map.c;  // a run of taps is one piece
         visit(map, start, stop, t0, t1, [&](long p, int t, int count, long pixel) {
             T* row = rows + p * ld + t * step;
-            const T* v = values + pixel * map.c;
-            long size = dense ? long(count) * map.c : map.c;
+            const T* v = values + pixel * map.c + c0;
+            long size = dense ? long(count) * map.c : c1 - c0;
             for (int i = 0; i < (dense ? 1 : count); i++, row += step, v += map.c)
                 if (pixel < 0)
                     for (long c = 0; c < size; c += V<T>) store(row + c, Vec<T>{});
@@ -302,13 +482,13 @@ template <class T> struct Window {
 
     // The transpose of gather: adds the rows to the values.
     void scatter(const Map<T>& map, T* values, long start, long stop, int t0, int t1,
-                 const T* rows, long ld, long step) const {
+                 const T* rows, long ld, long step, long c0, long c1) const {
         visit(map, start, stop, t0, t1, [&](long p, int t, int count, long pixel) {
             if (pixel < 0) return;
             const T* row = rows + p * ld + t * step;
-            T* v = values + pixel * map.c;
+            T* v = values + pixel * map.c + c0;
             for (int i = 0; i < count; i++, row += step, v += map.c)
-                for (int c = 0; c < map.c; c += V<T>) store(v + c, load(v + c) + load(row + c));
+                for (long c = 0; c < c1 - c0; c += V<T>) store(v + c, load(v + c) + load(row + c));
         });
     }
 };
@@ -357,6 +537,7 @@ void few_rows(long few, const T* g, long ld, Matrix<T> w, long r0, long rows, lo
 // the second-level cache, and updated chunk by chunk.
 template <class T> struct Filter : Layer<T> {
     static constexpr long WEIGHTS = 512 << 10, ROWS_OF_PIXELS = 384 << 10, FEW = 128;
+    static constexpr long PARTIAL = 4 << 20;  // bytes of all partial sums
     Map<T>& to;
     Window<T> window;
     Weights<T> weights, bias;
@@ -376,6 +557,71 @@ template <class T> struct Filter : Layer<T> {
         weights.reset();
         bias.reset();
     }
+
+    static long panels(long channels) { return (channels + PANEL<T> - 1) / PANEL<T>; }
+    // Where piece i of n begins, in whole panels.
+    static long piece(long channels, long i, long n) {
+        return std::min(panels(channels) * i / n * PANEL<T>, channels);
+    }
+
+    // Into how many strips to cut rows: at least `high` rows and `fewest` of all `pixels` in each,
+    // and `partial` numbers to sum up. 1: into none, threads share the channels.
+    static int cut(long rows, long high, long pixels, long fewest, long partial) {
+        int n = 16;
+        while (n > 2 && (rows / n < high || pixels / n < fewest ||
+                         n * partial * long(sizeof(T)) > PARTIAL))
+            n /= 2;
+        return n > 2 ? n : 1;
+    }
+    static bool is_wide(long channels) { return channels >= 4 * PANEL<T>; }
+
+    // f(first row, last row, first channel, last channel, strip, buffers) for all strips of rows,
+    // neighbors one after the other where they overlap; or for pieces of the channels.
+    template <class F>
+    static void share(Team<T>& team, int strips, bool overlap, long rows, long channels,
+                      bool divisible, F f) {
+        if (strips == 1) {
+            long n = divisible ? std::min<long>(team.size(), panels(channels)) : 1;
+            team.each(n, [&](long i, Scratch<T>& s) {
+                f(0L, rows, piece(channels, i, n), piece(channels, i + 1, n), 0L, s);
+            });
+            return;
+        }
+        int turns = overlap ? 2 : 1;
+        for (int turn = 0; turn < turns; turn++)
+            team.each(strips / turns, [&](long i, Scratch<T>& s) {
+                long strip = i * turns + turn;
+                f(rows * strip / strips, rows * (strip + 1) / strips, 0L, channels, strip, s);
+            });
+    }
+
+    // Rows and columns of the weights, transposed for all threads.
+    static void turn(Team<T>& team, Matrix<T> w, long r0, long rows, long c0, long columns,
+                     T* turned) {
+        team.parts(panels(rows), 4, [&](long start, long stop, long) {
+            start *= PANEL<T>, stop = std::min(stop * PANEL<T>, rows);
+            transpose(w, r0 + start, stop - start, c0, columns, turned + start * columns);
+        });
+    }
+
+    // Adam with the sum of the strips' gradients.
+    void learn(Team<T>& team, int strips, const Hyper& hyper) {
+        const T* gradients = team.shared.gradients;
+        team.parts(weights.size / V<T>, 256, [&](long start, long stop, long) {
+            constexpr long CHUNK = 64;
+            T sum[CHUNK * V<T>];
+            for (; start < stop; start += CHUNK) {
+                long first = start * V<T>, n = std::min(CHUNK, stop - start) * V<T>;
+                for (long i = 0; i < n; i += V<T>) {
+                    Vec<T> g{};
+                    for (int strip = 0; strip < strips; strip++)
+                        g += load(gradients + strip * weights.size + first + i);
+                    store(sum + i, g);
+                }
+                weights.update(sum, first, n, hyper);
+            }
+        });
+    }
 };
 
 enum Norm { NONE, INSTANCE, AFFINE };  // affine: with a learned scale and shift per channel
@@ -387,7 +633,7 @@ template <class T> struct Conv : Filter<T> {
     std::vector<Map<T>*> from;
     Norm norm;
     bool winograd;
-    int real_in, real_out, ci, co;
+    int real_in, real_out, ci, co, strips;  // strips: of the backward pass
     std::vector<T> inverse;  // 1 / standard deviation, where normalized
     Weights<T> scale, shift;
     Array<T> standard;  // the normalized values before scale and shift, which may be 0
@@ -399,6 +645,11 @@ template <class T> struct Conv : Filter<T> {
         if (norm == AFFINE) standard = Array<T>(to.value.size);
         tiles_y = (to.h + 3) / 4, tiles_x = (to.w + 3) / 4;
         winograd = kernel == 3 && stride == 1 && ci % V<T> == 0 && tiles_y * tiles_x >= 64;
+        if (this->is_wide(ci)) strips = 1;
+        else if (winograd)
+            strips = this->cut(tiles_y, 1, long(tiles_y) * tiles_x, 24, 36L * ci * co);
+        else
+            strips = this->cut(to.h, (kernel - 1) / stride, to.pixels(), 64, weights.size);
     }
     static long channels(const std::vector<Map<T>*>& from) {
         long n = 0;
@@ -440,68 +691,111 @@ template <class T> struct Conv : Filter<T> {
         return false;
     }
 
-    void gather(long start, long stop, int t0, int t1, T* rows, long ld) {
+    // f(map, first and last channel in it, first channel's place behind c0) for channels [c0, c1).
+    template <class F> void each_map(long c0, long c1, F f) const {
+        long offset = 0;
         for (auto* map : from) {
-            window.gather(*map, map->value, map->relu, start, stop, t0, t1, rows, ld, ci);
-            rows += map->c;
+            long lo = std::max(c0 - offset, 0L), hi = std::min<long>(c1 - offset, map->c);
+            if (lo < hi) f(*map, lo, hi, offset + lo - c0);
+            offset += map->c;
         }
     }
 
-    void forward_gathered(Scratch<T>& s) {
+    void gather(long start, long stop, int t0, int t1, T* rows, long ld, long c0, long c1) {
+        each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
+            window.gather(map, map.value, map.relu, start, stop, t0, t1, rows + place, ld, c1 - c0,
+                          lo, hi);
+        });
+    }
+
+    void forward_gathered(Team<T>& team) {
         long step = this->pixels_at_once(long(at_once) * ci), ld = spread<T>(long(at_once) * ci);
-        s.columns.grow(step * ld);
-        for (int t = 0; t < taps; t += at_once)
-            for (long p = 0; p < to.pixels(); p += step) {
-                long stop = std::min(p + step, to.pixels());
+        long blocks = (to.pixels() + step - 1) / step;
+        long pieces = blocks >= 4 * team.size() ? 1 : std::min<long>(team.size(), this->panels(co));
+        team.each(blocks * pieces, [&](long n, Scratch<T>& s) {
+            long p = n / pieces * step, stop = std::min(p + step, to.pixels());
+            long first = this->piece(co, n % pieces, pieces);
+            long last = this->piece(co, n % pieces + 1, pieces);
+            Matrix<T> w = matrix();
+            w.data += first * w.rows;
+            s.columns.grow(step * ld);
+            for (int t = 0; t < taps; t += at_once) {
                 int end = std::min(t + at_once, taps);
-                gather(p, stop, t, end, s.columns, ld);
-                product<T>(stop - p, co, long(end - t) * ci, s.columns, ld, 1, matrix(),
-                           long(t) * ci, {to.value, co, 0}, p, t > 0);
-                if (end < taps) continue;
-                for (long q = p; q < stop; q++)
-                    for (int c = 0; c < co; c += V<T>)
-                        store(to.value + q * co + c,
-                              load(to.value + q * co + c) + load(bias.value + c));
+                gather(p, stop, t, end, s.columns, ld, 0, ci);
+                product<T>(stop - p, last - first, long(end - t) * ci, s.columns, ld, 1, w,
+                           long(t) * ci, {to.value + first, co, 0}, p, t > 0);
             }
+            for (long q = p; q < stop; q++)
+                for (long c = first; c < last; c += V<T>)
+                    store(to.value + q * co + c,
+                          load(to.value + q * co + c) + load(bias.value + c));
+        });
     }
 
-    void backward_gathered(Scratch<T>& s, const Hyper& hyper) {
-        bool pass = differentiable(), few = to.pixels() <= this->FEW;
-        long step = this->pixels_at_once(long(at_once) * ci), ld = spread<T>(long(at_once) * ci);
-        s.columns.grow(std::max(step, this->FEW) * ld);
-        s.weights.grow(long(at_once) * ci * co);
-        s.weights2.grow(long(at_once) * ci * co);
-        for (int t = 0; t < taps; t += at_once) {
-            int end = std::min(t + at_once, taps);
-            long rows = long(end - t) * ci;
-            Matrix<T> gradient{s.weights, 0, rows};
-            if (pass && !few) transpose(matrix(), long(t) * ci, rows, 0, co, s.weights2 + 0);
-            for (long p = 0; p < to.pixels(); p += step) {
-                long stop = std::min(p + step, to.pixels());
-                T* g = to.gradient + p * co;
-                gather(p, stop, t, end, s.columns, ld);
-                product<T>(rows, co, stop - p, s.columns, 1, ld, {g, co, 0}, 0, gradient, 0, p > 0);
-                if (!pass) continue;
-                if (few)
-                    few_rows<T>(stop - p, g, co, matrix(), long(t) * ci, rows, 0, co, s.columns,
-                                ld, false, s.block);
-                else
-                    product<T>(stop - p, rows, co, g, co, 1, {s.weights2, 0, co}, 0,
-                               {s.columns, ld, 0}, 0, false);
-                T* columns = s.columns;
-                for (auto* map : from) {
-                    if (map->gradient)
-                        window.scatter(*map, map->gradient, p, stop, t, end, columns, ld, ci);
-                    columns += map->c;
-                }
-            }
-            for (long c = 0; c < co; c += PANEL<T>) {
-                long width = std::min<long>(PANEL<T>, co - c);
-                weights.update(gradient.at(0, c, width),
-                               matrix().at(long(t) * ci, c, width) - weights.value, rows * width,
-                               hyper);
-            }
+    void backward_gathered(Team<T>& team, const Hyper& hyper) {
+        bool pass = differentiable(), shared = strips > 1;
+        bool few = !shared && to.pixels() <= this->FEW;
+        if (shared) {
+            team.shared.gradients.grow(strips * weights.size);
+            team.shared.turned.grow(weights.size);
+            for (int t = 0; t < taps && pass; t += at_once)
+                this->turn(team, matrix(), long(t) * ci, long(std::min(at_once, taps - t)) * ci, 0,
+                           co, team.shared.turned + long(t) * ci * co);
         }
+        auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
+            long wide = c1 - c0, step = this->pixels_at_once(at_once * wide);
+            long ld = spread<T>(at_once * wide), begin = y0 * to.w, over = y1 * to.w;
+            s.columns.grow(step * ld);
+            if (!shared) {
+                s.weights.grow(at_once * wide * co);
+                s.turned.grow(at_once * wide * co);
+            }
+            for (int t = 0; t < taps; t += at_once) {
+                int end = std::min(t + at_once, taps);
+                // Rows of the weights: of all taps together, or of some channels, tap by tap.
+                long rows = (end - t) * wide, pieces = wide == ci ? 1 : end - t;
+                long high = rows / pieces;
+                auto row = [&](long i) { return (t + i) * ci + c0; };
+                T* turned = shared ? team.shared.turned + long(t) * ci * co : s.turned + 0;
+                if (pass && !few && !shared)
+                    for (long i = 0; i < pieces; i++)
+                        transpose(matrix(), row(i), high, 0, co, turned + i * high * co);
+                Matrix<T> gradient{s.weights, 0, rows};
+                if (shared)
+                    gradient = {team.shared.gradients + strip * weights.size, 0, long(taps) * ci};
+                for (long p = begin; p < over; p += step) {
+                    long stop = std::min(p + step, over);
+                    T* g = to.gradient + p * co;
+                    gather(p, stop, t, end, s.columns, ld, c0, c1);
+                    product<T>(rows, co, stop - p, s.columns, 1, ld, {g, co, 0}, 0, gradient,
+                               shared ? long(t) * ci : 0, p > begin);
+                    if (!pass) continue;
+                    for (long i = 0; i < pieces; i++)
+                        if (few)
+                            few_rows<T>(stop - p, g, co, matrix(), row(i), high, 0, co,
+                                        s.columns + i * high, ld, false, s.block);
+                        else
+                            product<T>(stop - p, high, co, g, co, 1,
+                                       {turned + i * high * co, 0, co}, 0,
+                                       {s.columns + i * high, ld, 0}, 0, false);
+                    each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
+                        if (map.gradient)
+                            window.scatter(map, map.gradient, p, stop, t, end, s.columns + place,
+                                           ld, wide, lo, hi);
+                    });
+                }
+                if (shared) continue;
+                for (long c = 0; c < co; c += PANEL<T>)
+                    for (long i = 0; i < pieces; i++) {
+                        long width = std::min<long>(PANEL<T>, co - c);
+                        weights.update(gradient.at(i * high, c, width),
+                                       matrix().at(row(i), c, width) - weights.value,
+                                       high * width, hyper);
+                    }
+            }
+        };
+        this->share(team, strips, pass, to.h, ci, true, work);
+        if (shared) this->learn(team, strips, hyper);
     }
 
     // ---- Winograd F(4 x 4, 3 x 3): Y = A^T [(G w G^T) . (B^T x B)] A, tile by tile
@@ -567,25 +861,27 @@ template <class T> struct Conv : Filter<T> {
         w[2 * ws] = T(1.0 / 3) * (plus2 - plus) + u[5 * s];
     }
 
-    long tiles_at_once() const {
-        long fit = (768L << 10) / (36 * (ci + co) * long(sizeof(T)));
+    long tiles_at_once(long channels) const {
+        long fit = (768L << 10) / (36 * channels * long(sizeof(T)));
         return std::max(5L, fit / ROWS) * ROWS;
     }
 
     // G w G^T as 36 matrices (ci x co) in panels, and, if asked for, their transposes.
-    void transform_weights(T* u, T* turned) {
+    void transform_weights(Team<T>& team, T* u, T* turned) {
         const T* w = weights.value;
         long plane = spread<T>(long(ci) * co);
-        for (long o = 0; o < co; o += V<T>) {
-            long column = o / PANEL<T> * PANEL<T>, width = std::min<long>(PANEL<T>, co - column);
-            for (long i = 0; i < ci; i++) {
+        team.parts(long(ci) * co / V<T>, 64, [&](long start, long stop, long) {
+            for (long n = start; n < stop; n++) {
+                long o = n / ci * V<T>, i = n % ci;
+                long column = o / PANEL<T> * PANEL<T>, width = std::min<long>(PANEL<T>, co - column);
                 Vec<T> k[9], half[18], full[36];
                 for (int t = 0; t < 9; t++)
                     k[t] = load(w + column * 9 * ci + (t * ci + i) * width + o - column);
                 for (int x = 0; x < 3; x++) weight_1d(k + x, 3, half + x, 3);
                 for (int y = 0; y < 6; y++) weight_1d(half + 3 * y, 1, full + 6 * y, 1);
-                for (int e = 0; e < 36; e++)
-                    store(u + e * plane + column * ci + i * width + o - column, full[e]);
+                if (u)
+                    for (int e = 0; e < 36; e++)
+                        store(u + e * plane + column * ci + i * width + o - column, full[e]);
                 if (!turned) continue;
                 long c2 = i / PANEL<T> * PANEL<T>, w2 = std::min<long>(PANEL<T>, ci - c2);
                 for (int e = 0; e < 36; e++) {
@@ -593,31 +889,31 @@ template <class T> struct Conv : Filter<T> {
                     for (int l = 0; l < V<T>; l++) target[l * w2] = full[e][l];
                 }
             }
-        }
+        });
     }
 
-    // B^T x B of tiles [start, stop): 36 matrices (tiles x ci).
-    void transform_input(long start, long stop, T* v, const T* zero) {
-        long plane = spread<T>((stop - start) * ci), offset = 0;
-        for (auto* map : from) {
+    // B^T x B of tiles [start, stop), channels [c0, c1): 36 matrices (tiles x channels).
+    void transform_input(long start, long stop, long c0, long c1, T* v, const T* zero) {
+        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
+        each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
             for (long n = start; n < stop; n++) {
                 int y0 = int(n / tiles_x) * 4 - 1, x0 = int(n % tiles_x) * 4 - 1;
                 const T* at[36];
                 for (int y = 0; y < 6; y++)
                     for (int x = 0; x < 6; x++) {
                         int yy = y0 + y, xx = x0 + x;
-                        bool inside = yy >= 0 && yy < map->h && xx >= 0 && xx < map->w;
+                        bool inside = yy >= 0 && yy < map.h && xx >= 0 && xx < map.w;
                         at[6 * y + x] =
-                            inside ? map->value + (long(yy) * map->w + xx) * map->c : zero;
+                            inside ? map.value + (long(yy) * map.w + xx) * map.c : zero;
                     }
-                T* target = v + (n - start) * ci + offset;
-                for (int c = 0; c < map->c; c += V<T>) {
+                T* target = v + (n - start) * wide + place - lo;
+                for (long c = lo; c < hi; c += V<T>) {
                     Vec<T> half[36];
                     for (int x = 0; x < 6; x++) {
                         Vec<T> d[6];
                         for (int y = 0; y < 6; y++) {
                             d[y] = load(at[6 * y + x] + c);
-                            if (map->relu) d[y] = positive<T>(d[y]);
+                            if (map.relu) d[y] = positive<T>(d[y]);
                         }
                         input_1d(d, 1, half + x, 6);
                     }
@@ -628,24 +924,25 @@ template <class T> struct Conv : Filter<T> {
                     }
                 }
             }
-            offset += map->c;
-        }
+        });
     }
 
-    void forward_winograd(Scratch<T>& s) {
-        long all = long(tiles_y) * tiles_x, step = tiles_at_once();
+    void forward_winograd(Team<T>& team) {
+        long all = long(tiles_y) * tiles_x, step = tiles_at_once(ci + co);
+        if (team.size() > 1) step = std::min(step, up(all / (4 * team.size()) + 1, ROWS));
         long plane = spread<T>(long(ci) * co);
-        s.weights.grow(36 * plane);
-        s.columns.grow(36 * spread<T>(step * ci));
-        s.block.grow(36 * spread<T>(step * co));
-        s.zero.grow(std::max(ci, co));
-        transform_weights(s.weights, nullptr);
-        for (long start = 0; start < all; start += step) {
-            long stop = std::min(start + step, all), n = stop - start;
+        team.shared.weights.grow(36 * plane);
+        T* u = team.shared.weights;
+        team.zero.grow(ci);
+        transform_weights(team, u, nullptr);
+        team.each((all + step - 1) / step, [&](long block, Scratch<T>& s) {
+            s.columns.grow(36 * spread<T>(step * ci));
+            s.block.grow(36 * spread<T>(step * co));
+            long start = block * step, stop = std::min(start + step, all), n = stop - start;
             long pi = spread<T>(n * ci), po = spread<T>(n * co);
-            transform_input(start, stop, s.columns, s.zero);
+            transform_input(start, stop, 0, ci, s.columns, team.zero);
             for (int e = 0; e < 36; e++)
-                product<T>(n, co, ci, s.columns + e * pi, ci, 1, {s.weights + e * plane, 0, ci}, 0,
+                product<T>(n, co, ci, s.columns + e * pi, ci, 1, {u + e * plane, 0, ci}, 0,
                            {s.block + e * po, co, 0}, 0, false);
             for (long i = start; i < stop; i++) {
                 int y0 = int(i / tiles_x) * 4, x0 = int(i % tiles_x) * 4;
@@ -666,79 +963,109 @@ template <class T> struct Conv : Filter<T> {
                     }
                 }
             }
-        }
+        });
     }
 
-    void backward_winograd(Scratch<T>& s, const Hyper& hyper) {
-        bool pass = differentiable();
-        long all = long(tiles_y) * tiles_x, step = tiles_at_once();
+    void backward_winograd(Team<T>& team, const Hyper& hyper) {
+        bool pass = differentiable(), shared = strips > 1;
         long plane = spread<T>(long(ci) * co);
-        s.weights.grow(36 * plane);
-        s.weights2.grow(36 * plane);
-        s.weights3.grow(36 * plane);
-        s.columns.grow(36 * spread<T>(step * ci));
-        s.block.grow(36 * spread<T>(step * co));
-        s.zero.grow(std::max(ci, co));
-        if (pass) transform_weights(s.weights, s.weights2);
-        for (long start = 0; start < all; start += step) {
-            long stop = std::min(start + step, all), n = stop - start;
-            long pi = spread<T>(n * ci), po = spread<T>(n * co);
-            for (long i = start; i < stop; i++) {  // dM = A g A^T
-                int y0 = int(i / tiles_x) * 4, x0 = int(i % tiles_x) * 4;
-                int h = std::min(4, to.h - y0), w = std::min(4, to.w - x0);
-                T* m = s.block + (i - start) * co;
-                for (int c = 0; c < co; c += V<T>) {
-                    Vec<T> half[24];
-                    for (int x = 0; x < 4; x++) {
-                        Vec<T> d[4];
-                        for (int y = 0; y < 4; y++)
-                            d[y] = y < h && x < w ? load(to.gradient +
-                                                         (long(y0 + y) * to.w + x0 + x) * co + c)
-                                                  : Vec<T>{};
-                        output_adjoint_1d(d, 1, half + x, 4);
-                    }
-                    for (int y = 0; y < 6; y++) {
-                        Vec<T> t[6];
-                        output_adjoint_1d(half + 4 * y, 1, t, 1);
-                        for (int x = 0; x < 6; x++) store(m + (6 * y + x) * po + c, t[x]);
+        T *all = nullptr, *turned = nullptr;
+        if (shared) {
+            team.shared.gradients.grow(strips * 36 * plane);
+            all = team.shared.gradients;
+        }
+        if (pass) {
+            team.shared.turned.grow(36 * plane);
+            turned = team.shared.turned;
+            transform_weights(team, nullptr, turned);
+        }
+        team.zero.grow(ci);
+        auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
+            long wide = c1 - c0, begin = y0 * tiles_x, over = y1 * tiles_x;
+            long own = spread<T>(wide * co), step = std::min(tiles_at_once(wide + co), over - begin);
+            s.columns.grow(36 * spread<T>(step * wide));
+            s.block.grow(36 * spread<T>(step * co));
+            if (!shared) s.gradients.grow(36 * own);
+            T* u = shared ? all + strip * 36 * plane : s.gradients + 0;
+            for (long start = begin; start < over; start += step) {
+                long stop = std::min(start + step, over), n = stop - start;
+                long pi = spread<T>(n * wide), po = spread<T>(n * co);
+                for (long i = start; i < stop; i++) {  // dM = A g A^T
+                    int y0 = int(i / tiles_x) * 4, x0 = int(i % tiles_x) * 4;
+                    int h = std::min(4, to.h - y0), w = std::min(4, to.w - x0);
+                    T* m = s.block + (i - start) * co;
+                    for (int c = 0; c < co; c += V<T>) {
+                        Vec<T> half[24];
+                        for (int x = 0; x < 4; x++) {
+                            Vec<T> d[4];
+                            for (int y = 0; y < 4; y++)
+                                d[y] = y < h && x < w ? load(to.gradient +
+                                                             (long(y0 + y) * to.w + x0 + x) * co + c)
+                                                      : Vec<T>{};
+                            output_adjoint_1d(d, 1, half + x, 4);
+                        }
+                        for (int y = 0; y < 6; y++) {
+                            Vec<T> t[6];
+                            output_adjoint_1d(half + 4 * y, 1, t, 1);
+                            for (int x = 0; x < 6; x++) store(m + (6 * y + x) * po + c, t[x]);
+                        }
                     }
                 }
+                transform_input(start, stop, c0, c1, s.columns, team.zero);
+                for (int e = 0; e < 36; e++) {
+                    T *v = s.columns + e * pi, *m = s.block + e * po;
+                    product<T>(wide, co, n, v, 1, wide, {m, co, 0}, 0, {u + e * own, 0, wide}, 0,
+                               start > begin);
+                    if (pass)
+                        product<T>(n, wide, co, m, co, 1, {turned + e * plane + c0 * co, 0, co}, 0,
+                                   {v, wide, 0}, 0, false);
+                }
+                if (pass) add_input_gradients(start, stop, c0, c1, s.columns);
             }
-            transform_input(start, stop, s.columns, s.zero);
-            for (int e = 0; e < 36; e++) {
-                T *v = s.columns + e * pi, *m = s.block + e * po;
-                product<T>(ci, co, n, v, 1, ci, {m, co, 0}, 0, {s.weights3 + e * plane, 0, ci}, 0,
-                           start > 0);
-                if (pass)
-                    product<T>(n, ci, co, m, co, 1, {s.weights2 + e * plane, 0, co}, 0,
-                               {v, ci, 0}, 0, false);
-            }
-            if (pass) add_input_gradients(start, stop, s.columns);
+            for (long column = 0; column < co && !shared; column += PANEL<T>)
+                learn_winograd(u, 1, own, c0, c1, column, c0, c1, s.weights, hyper);
+        };
+        this->share(team, strips, pass, tiles_y, ci, true, work);
+        if (!shared) return;
+        constexpr long SOME = 8;
+        long pieces = (ci + SOME - 1) / SOME;
+        team.each(this->panels(co) * pieces, [&](long n, Scratch<T>& s) {
+            long c = n % pieces * SOME;
+            learn_winograd(all, strips, plane, 0, ci, n / pieces * PANEL<T>, c,
+                           std::min<long>(c + SOME, ci), s.weights, hyper);
+        });
+    }
+
+    // Adam on channels [c0, c1) of a panel of the weights. Their gradient is G^T dU G; dU is in
+    // `parts` parts, each of 36 matrices of channels [u0, u1).
+    void learn_winograd(const T* u, int parts, long plane, long u0, long u1, long column, long c0,
+                        long c1, Array<T>& gradient, const Hyper& hyper) {
+        long width = std::min<long>(PANEL<T>, co - column), size = (c1 - c0) * width;
+        gradient.grow(9 * size);
+        for (long n = 0; n < size; n += V<T>) {
+            const T* at = u + column * (u1 - u0) + (c0 - u0) * width + n;
+            Vec<T> full[36], half[18], k[9];
+            for (int e = 0; e < 36; e++) full[e] = load(at + e * plane);
+            for (int part = 1; part < parts; part++)
+                for (int e = 0; e < 36; e++) full[e] += load(at + (part * 36 + e) * plane);
+            for (int x = 0; x < 6; x++) weight_adjoint_1d(full + x, 6, half + x, 6);
+            for (int y = 0; y < 3; y++) weight_adjoint_1d(half + 6 * y, 1, k + 3 * y, 1);
+            for (int t = 0; t < 9; t++) store(gradient + t * size + n, k[t]);
         }
-        T *u = s.weights3, *gradient = s.weights2;  // Gt dU G
-        for (long o = 0; o < co; o += V<T>) {
-            long column = o / PANEL<T> * PANEL<T>, width = std::min<long>(PANEL<T>, co - column);
-            for (long i = 0; i < ci; i++) {
-                Vec<T> full[36], half[18], k[9];
-                for (int e = 0; e < 36; e++)
-                    full[e] = load(u + e * plane + column * ci + i * width + o - column);
-                for (int x = 0; x < 6; x++) weight_adjoint_1d(full + x, 6, half + x, 6);
-                for (int y = 0; y < 3; y++) weight_adjoint_1d(half + 6 * y, 1, k + 3 * y, 1);
-                for (int t = 0; t < 9; t++)
-                    store(gradient + column * 9 * ci + (t * ci + i) * width + o - column, k[t]);
-            }
-        }
-        weights.update(gradient, 0, 9L * ci * co, hyper);
+        for (int t = 0; t < 9; t++)
+            weights.update(gradient + t * size,
+                           matrix().at(long(t) * ci + c0, column, width) - weights.value, size,
+                           hyper);
     }
 
     // x's gradient: B dV B^T, tiles overlapping.
-    void add_input_gradients(long start, long stop, const T* v) {
-        long plane = spread<T>((stop - start) * ci), offset = 0;
-        for (auto* map : from) {
-            for (long n = start; n < stop && map->gradient; n++) {
+    void add_input_gradients(long start, long stop, long c0, long c1, const T* v) {
+        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
+        each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
+            for (long n = start; n < stop && map.gradient; n++) {
                 int y0 = int(n / tiles_x) * 4 - 1, x0 = int(n % tiles_x) * 4 - 1;
-                const T* source = v + (n - start) * ci + offset;
-                for (int c = 0; c < map->c; c += V<T>) {
+                const T* source = v + (n - start) * wide + place - lo;
+                for (long c = lo; c < hi; c += V<T>) {
                     Vec<T> half[36];
                     for (int x = 0; x < 6; x++) {
                         Vec<T> d[6];
@@ -746,52 +1073,51 @@ template <class T> struct Conv : Filter<T> {
                         input_adjoint_1d(d, 1, half + x, 6);
                     }
                     for (int y = 0; y < 6; y++) {
-                        if (y0 + y < 0 || y0 + y >= map->h) continue;
+                        if (y0 + y < 0 || y0 + y >= map.h) continue;
                         Vec<T> t[6];
                         input_adjoint_1d(half + 6 * y, 1, t, 1);
-                        T* g = map->gradient + (long(y0 + y) * map->w + x0) * map->c + c;
+                        T* g = map.gradient + (long(y0 + y) * map.w + x0) * map.c + c;
                         for (int x = 0; x < 6; x++)
-                            if (x0 + x >= 0 && x0 + x < map->w)
-                                store(g + x * map->c, load(g + x * map->c) + t[x]);
+                            if (x0 + x >= 0 && x0 + x < map.w)
+                                store(g + x * map.c, load(g + x * map.c) + t[x]);
                     }
                 }
             }
-            offset += map->c;
-        }
+        });
     }
 
     // ---- the layer
 
-    void forward(Scratch<T>& s) override {
-        winograd ? forward_winograd(s) : forward_gathered(s);
+    void forward(Team<T>& team) override {
+        winograd ? forward_winograd(team) : forward_gathered(team);
         if (norm == NONE) return;
         // Per channel: (y - mean) / standard deviation, in place.
         std::vector<double> mean(co), square(co), unused(co);
         T* v = to.value;
-        sums(to, mean.data(), unused.data(), [&](long i, int, Vec<T>& a, Vec<T>&) { a += load(v + i); });
+        sums(team, to, mean.data(), unused.data(), [&](long i, int, Vec<T>& a, Vec<T>&) { a += load(v + i); });
         std::vector<T> center(co);
         for (int c = 0; c < co; c++) center[c] = T(mean[c] / to.pixels());
-        sums(to, square.data(), unused.data(), [&](long i, int c, Vec<T>& a, Vec<T>&) {
+        sums(team, to, square.data(), unused.data(), [&](long i, int c, Vec<T>& a, Vec<T>&) {
             Vec<T> d = load(v + i) - load(center.data() + c);
             a += d * d;
         });
         for (int c = 0; c < co; c++) inverse[c] = T(1 / std::sqrt(square[c] / to.pixels() + 1e-5));
         if (norm == INSTANCE)
-            each(to, [&](long i, int c) {
+            each(team, to, [&](long i, int c) {
                 store(v + i, (load(v + i) - load(center.data() + c)) * load(inverse.data() + c));
             });
         else
-            each(to, [&](long i, int c) {
+            each(team, to, [&](long i, int c) {
                 Vec<T> x = (load(v + i) - load(center.data() + c)) * load(inverse.data() + c);
                 store(standard + i, x);
                 store(v + i, x * load(scale.value + c) + load(shift.value + c));
             });
     }
 
-    void backward(Scratch<T>& s, const Hyper& hyper) override {
+    void backward(Team<T>& team, const Hyper& hyper) override {
         T *v = to.value, *g = to.gradient, *normal = norm == AFFINE ? standard + 0 : v;
         std::vector<double> first(co), second(co);
-        sums(to, first.data(), second.data(), [&](long i, int, Vec<T>& a, Vec<T>& b) {
+        sums(team, to, first.data(), second.data(), [&](long i, int, Vec<T>& a, Vec<T>& b) {
             Vec<T> d = load(g + i);
             if (to.relu) {
                 d = load(v + i) > Vec<T>{} ? d : Vec<T>{};
@@ -808,12 +1134,12 @@ template <class T> struct Conv : Filter<T> {
                 b[c] = T(second[c] / to.pixels());
                 if (norm == AFFINE) factor[c] *= scale.value[c];
             }
-            each(to, [&](long i, int c) {
+            each(team, to, [&](long i, int c) {
                 Vec<T> d = load(g + i) - load(a.data() + c) - load(normal + i) * load(b.data() + c);
                 store(g + i, d * load(factor.data() + c));
             });
         }
-        winograd ? backward_winograd(s, hyper) : backward_gathered(s, hyper);
+        winograd ? backward_winograd(team, hyper) : backward_gathered(team, hyper);
         // A normalized map does not change with its bias.
         if (norm == NONE) bias.update(shifts.data(), 0, co, hyper);
         if (norm != AFFINE) return;
@@ -828,10 +1154,18 @@ template <class T> struct Deconv : Filter<T> {
     using Filter<T>::taps, Filter<T>::at_once;
     Map<T>& from;
     int real_in, real_out, ci, co;
+    bool divisible;  // into output channels: no panel of the weights has two taps' channels
+    int forward_strips, backward_strips;
 
     Deconv(Map<T>& from, Map<T>& to, int in, int out)
         : Filter<T>(to, {4, 2, from.w}, long(from.c) * to.c), from(from), real_in(in),
-          real_out(out), ci(from.c), co(to.c) {}
+          real_out(out), ci(from.c), co(to.c) {
+        divisible = co % PANEL<T> == 0;
+        forward_strips =
+            divisible && this->is_wide(co) ? 1 : this->cut(from.h, 1, from.pixels(), 16, 0);
+        backward_strips =
+            this->is_wide(ci) ? 1 : this->cut(from.h, 1, from.pixels(), 64, weights.size);
+    }
 
     Matrix<T> matrix() { return {weights.value, 0, ci}; }  // ci x (tap, co)
 
@@ -853,27 +1187,34 @@ template <class T> struct Deconv : Filter<T> {
                   from.relu ? positive<T>(load(from.value + i)) : load(from.value + i));
     }
 
-    void forward(Scratch<T>& s) override {
-        long ld = spread<T>(long(at_once) * co), step = this->pixels_at_once(long(at_once) * co);
-        s.columns.grow(step * ld);
-        s.block.grow(step * ci);
-        each(to, [&](long i, int c) { store(to.value + i, load(bias.value + c)); });
-        for (int t = 0; t < taps; t += at_once)
-            for (long p = 0; p < from.pixels(); p += step) {
-                long stop = std::min(p + step, from.pixels());
+    void forward(Team<T>& team) override {
+        each(team, to, [&](long i, int c) { store(to.value + i, load(bias.value + c)); });
+        auto work = [&](long y0, long y1, long o0, long o1, long, Scratch<T>& s) {
+            long wide = o1 - o0, begin = y0 * from.w, over = y1 * from.w;
+            long ld = spread<T>(at_once * wide), step = this->pixels_at_once(at_once * wide);
+            s.columns.grow(step * ld);
+            s.block.grow(step * ci);
+            for (int t = 0; t < taps; t += at_once) {
                 int end = std::min(t + at_once, taps);
-                inputs(p, stop, s.block);
-                product<T>(stop - p, long(end - t) * co, ci, s.block, ci, 1,
-                           {weights.value + long(t) * co * ci, 0, ci}, 0, {s.columns, ld, 0}, 0,
-                           false);
-                window.scatter(to, to.value, p, stop, t, end, s.columns, ld, co);
+                long pieces = wide == co ? 1 : end - t, columns = (end - t) * wide / pieces;
+                for (long p = begin; p < over; p += step) {
+                    long stop = std::min(p + step, over);
+                    inputs(p, stop, s.block);
+                    for (long i = 0; i < pieces; i++)
+                        product<T>(stop - p, columns, ci, s.block, ci, 1,
+                                   {weights.value + ((t + i) * co + o0) * ci, 0, ci}, 0,
+                                   {s.columns + i * columns, ld, 0}, 0, false);
+                    window.scatter(to, to.value, p, stop, t, end, s.columns, ld, wide, o0, o1);
+                }
             }
+        };
+        this->share(team, forward_strips, true, from.h, co, divisible, work);
     }
 
-    void backward(Scratch<T>& s, const Hyper& hyper) override {
+    void backward(Team<T>& team, const Hyper& hyper) override {
         std::vector<double> first(co), unused(co);
         T *v = to.value, *g = to.gradient;
-        sums(to, first.data(), unused.data(), [&](long i, int, Vec<T>& a, Vec<T>&) {
+        sums(team, to, first.data(), unused.data(), [&](long i, int, Vec<T>& a, Vec<T>&) {
             Vec<T> d = load(g + i);
             if (to.relu) {
                 d = load(v + i) > Vec<T>{} ? d : Vec<T>{};
@@ -884,37 +1225,63 @@ template <class T> struct Deconv : Filter<T> {
         std::vector<T> gradient(first.begin(), first.end());
         bias.update(gradient.data(), 0, co, hyper);
 
-        bool few = from.pixels() <= this->FEW;
-        long ld = spread<T>(long(at_once) * co), step = this->pixels_at_once(long(at_once) * co);
-        s.columns.grow(step * ld);
-        s.block.grow(step * ci);
-        s.weights.grow(long(at_once) * ci * co);
-        s.weights2.grow(long(at_once) * ci * co);
-        for (int t = 0; t < taps; t += at_once) {
-            int end = std::min(t + at_once, taps);
-            long columns = long(end - t) * co;
-            if (!few) transpose(matrix(), 0, ci, long(t) * co, columns, s.weights2 + 0);
-            for (long p = 0; p < from.pixels(); p += step) {
-                long stop = std::min(p + step, from.pixels());
-                window.gather(to, g, false, p, stop, t, end, s.columns, ld, co);
-                inputs(p, stop, s.block);
-                product<T>(ci, columns, stop - p, s.block, 1, ci, {s.columns, ld, 0}, 0,
-                           {s.weights, 0, ci}, 0, p > 0);
-                T* input = from.gradient + p * ci;
-                if (few)
-                    few_rows<T>(stop - p, s.columns, ld, matrix(), 0, ci, long(t) * co, columns,
-                                input, ci, true, s.gradients);
-                else
-                    product<T>(stop - p, ci, columns, s.columns, ld, 1, {s.weights2, 0, columns},
-                               0, {input, ci, 0}, 0, true);
-            }
-            weights.update(s.weights, long(t) * ci * co, columns * ci, hyper);
+        int strips = backward_strips;
+        bool shared = strips > 1, few = !shared && from.pixels() <= this->FEW;
+        if (shared) {
+            team.shared.gradients.grow(strips * weights.size);
+            team.shared.turned.grow(weights.size);
+            for (int t = 0; t < taps; t += at_once)
+                this->turn(team, matrix(), 0, ci, long(t) * co,
+                           long(std::min(at_once, taps - t)) * co,
+                           team.shared.turned + long(t) * co * ci);
         }
+        auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
+            long wide = c1 - c0, begin = y0 * from.w, over = y1 * from.w;
+            long row = long(at_once) * co, ld = spread<T>(row), step = this->pixels_at_once(row);
+            s.columns.grow(step * ld);
+            s.block.grow(step * ci);
+            if (!shared) {
+                s.weights.grow(row * wide);
+                s.turned.grow(row * wide);
+            }
+            for (int t = 0; t < taps; t += at_once) {
+                int end = std::min(t + at_once, taps);
+                long columns = long(end - t) * co, place = long(t) * co;
+                T* turned = shared ? team.shared.turned + place * ci : s.turned + 0;
+                if (!few && !shared) transpose(matrix(), c0, wide, place, columns, turned);
+                Matrix<T> gradient{s.weights, 0, wide};
+                if (shared)
+                    gradient.data = team.shared.gradients + strip * weights.size + place * ci;
+                for (long p = begin; p < over; p += step) {
+                    long stop = std::min(p + step, over);
+                    window.gather(to, g, false, p, stop, t, end, s.columns, ld, co, 0, co);
+                    inputs(p, stop, s.block);
+                    product<T>(wide, columns, stop - p, s.block + c0, 1, ci, {s.columns, ld, 0}, 0,
+                               gradient, 0, p > begin);
+                    T* input = from.gradient + p * ci + c0;
+                    if (few)
+                        few_rows<T>(stop - p, s.columns, ld, matrix(), c0, wide, place, columns,
+                                    input, ci, true, s.gradients);
+                    else
+                        product<T>(stop - p, wide, columns, s.columns, ld, 1,
+                                   {turned, 0, columns}, 0, {input, ci, 0}, 0, true);
+                }
+                for (long c = 0; c < columns && !shared; c += PANEL<T>) {
+                    long width = std::min<long>(PANEL<T>, columns - c);
+                    weights.update(gradient.at(0, c, width),
+                                   matrix().at(c0, place + c, width) - weights.value,
+                                   wide * width, hyper);
+                }
+            }
+        };
+        this->share(team, strips, false, from.h, ci, true, work);
+        if (shared) this->learn(team, strips, hyper);
     }
 };
 
 // 1 x 1 convolution to three channels, sigmoid and squared error.
 template <class T> struct Head : Layer<T> {
+    static constexpr long SOME = 16;  // blocks in one part of the work
     Map<T>& from;
     int real_in;
     Weights<T> weights;  // three rows of from.c; three biases
@@ -933,60 +1300,78 @@ template <class T> struct Head : Layer<T> {
     }
     long bytes() const override { return 3 * weights.size * sizeof(T); }
 
-    void forward(Scratch<T>& s) override {
+    void forward(Team<T>& team) override {
         constexpr long CHUNK = 4 * ROWS;
         long n = from.pixels(), c = from.c;
-        s.columns.grow(CHUNK * c);
-        s.block.grow((CHUNK + c) * V<T>);
-        T *logits = s.block, *matrix = s.block + CHUNK * V<T>;  // (pixels, o), (channels, o)
+        team.shared.weights.grow(c * V<T>);
+        T* matrix = team.shared.weights;  // (channels, o)
         for (long i = 0; i < c; i++)
             for (int o = 0; o < 3; o++) matrix[i * V<T> + o] = weights.value[o * c + i];
-        loss = 0;
-        for (long start = 0; start < n; start += CHUNK) {
-            long size = std::min(CHUNK, n - start);
-            for (long i = 0; i < size * c; i += V<T>)
-                store(s.columns + i, positive<T>(load(from.value + start * c + i)));
-            product<T>(size, V<T>, c, s.columns, c, 1, {matrix, V<T>, 0}, 0, {logits, V<T>, 0}, 0,
-                       false);
-            for (int o = 0; o < 3; o++)
-                for (long p = 0; p < size; p++) {
-                    T x = logits[p * V<T> + o] + weights.value[3 * c + o];
-                    T y = 1 / (1 + std::exp(-x)), d = y - target[o * n + start + p];
-                    image[o * n + start + p] = y;
-                    loss += double(d) * d;
-                }
-        }
-        loss /= 3 * n;
+        long blocks = (n + CHUNK - 1) / CHUNK, count = team.parts(blocks, SOME);
+        std::vector<double> losses(count);
+        team.each(count, [&](long part, Scratch<T>& s) {
+            s.columns.grow(CHUNK * c);
+            s.block.grow(CHUNK * V<T>);
+            T* logits = s.block;  // (pixels, o)
+            double sum = 0;
+            long stop = std::min(blocks * (part + 1) / count * CHUNK, n);
+            for (long start = blocks * part / count * CHUNK; start < stop; start += CHUNK) {
+                long size = std::min(CHUNK, stop - start);
+                for (long i = 0; i < size * c; i += V<T>)
+                    store(s.columns + i, positive<T>(load(from.value + start * c + i)));
+                product<T>(size, V<T>, c, s.columns, c, 1, {matrix, V<T>, 0}, 0,
+                           {logits, V<T>, 0}, 0, false);
+                for (int o = 0; o < 3; o++)
+                    for (long p = 0; p < size; p++) {
+                        T x = logits[p * V<T> + o] + weights.value[3 * c + o];
+                        T y = 1 / (1 + std::exp(-x)), d = y - target[o * n + start + p];
+                        image[o * n + start + p] = y;
+                        sum += double(d) * d;
+                    }
+            }
+            losses[part] = sum;
+        });
+        loss = std::accumulate(losses.begin(), losses.end(), 0.0) / (3 * n);
     }
 
-    void backward(Scratch<T>& s, const Hyper& hyper) override {
-        long n = from.pixels();
-        s.weights.grow(weights.size);
-        std::vector<double> total(weights.size);
+    void backward(Team<T>& team, const Hyper& hyper) override {
         constexpr long CHUNK = 256;
-        for (long start = 0; start < n; start += CHUNK) {
-            std::memset(s.weights, 0, weights.size * sizeof(T));
-            for (long p = start; p < std::min(start + CHUNK, n); p++) {
-                T d[3];
-                for (int o = 0; o < 3; o++) {
-                    T y = image[o * n + p];
-                    d[o] = (y - target[o * n + p]) * (2 / T(3 * n)) * y * (1 - y);
-                    s.weights[3 * from.c + o] += d[o];
-                }
-                for (int c = 0; c < from.c; c += V<T>) {
-                    Vec<T> x = positive<T>(load(from.value + p * from.c + c)), g{};
+        long n = from.pixels(), count = team.parts(n, SOME * CHUNK);
+        std::vector<double> totals(count * weights.size);
+        team.each(count, [&](long part, Scratch<T>& s) {
+            s.weights.grow(weights.size);
+            T* sum = s.weights;
+            double* total = totals.data() + part * weights.size;
+            long end = n * (part + 1) / count;
+            for (long start = n * part / count; start < end; start += CHUNK) {
+                std::memset(sum, 0, weights.size * sizeof(T));
+                for (long p = start; p < std::min(start + CHUNK, end); p++) {
+                    T d[3];
                     for (int o = 0; o < 3; o++) {
-                        T* w = s.weights + o * from.c + c;
-                        store(w, load(w) + d[o] * x);
-                        g += d[o] * load(weights.value + o * from.c + c);
+                        T y = image[o * n + p];
+                        d[o] = (y - target[o * n + p]) * (2 / T(3 * n)) * y * (1 - y);
+                        sum[3 * from.c + o] += d[o];
                     }
-                    store(from.gradient + p * from.c + c, g);
+                    for (int c = 0; c < from.c; c += V<T>) {
+                        Vec<T> x = positive<T>(load(from.value + p * from.c + c)), g{};
+                        for (int o = 0; o < 3; o++) {
+                            T* w = sum + o * from.c + c;
+                            store(w, load(w) + d[o] * x);
+                            g += d[o] * load(weights.value + o * from.c + c);
+                        }
+                        store(from.gradient + p * from.c + c, g);
+                    }
                 }
+                for (long i = 0; i < weights.size; i++) total[i] += sum[i];
             }
-            for (long i = 0; i < weights.size; i++) total[i] += s.weights[i];
+        });
+        std::vector<T> gradient(weights.size);
+        for (long i = 0; i < weights.size; i++) {
+            double sum = 0;
+            for (long part = 0; part < count; part++) sum += totals[part * weights.size + i];
+            gradient[i] = T(sum);
         }
-        std::copy(total.begin(), total.end(), s.weights + 0);
-        weights.update(s.weights, 0, weights.size, hyper);
+        weights.update(gradient.data(), 0, weights.size, hyper);
     }
 };
 
@@ -998,7 +1383,7 @@ template <class T> struct Network {
     std::vector<std::unique_ptr<Layer<T>>> layers;  // in the order of the forward pass
     std::vector<Layer<T>*> declared;                // in the order of the parameters
     Head<T>* head = nullptr;
-    Scratch<T> scratch;
+    Team<T> team;
     Array<T> average;
     long steps = 0;
 
@@ -1104,15 +1489,22 @@ template <class T> struct Network {
     // One step; image, average and error are those before the update.
     void step(double rate, double smoothing) {
         for (auto& m : maps)
-            if (m->gradient) std::memset(m->gradient, 0, m->gradient.size * sizeof(T));
-        for (auto& layer : layers) layer->forward(scratch);
+            if (T* gradient = m->gradient)
+                team.parts(m->gradient.size, PART, [&](long start, long stop, long) {
+                    std::memset(gradient + start, 0, (stop - start) * sizeof(T));
+                });
+        for (auto& layer : layers) layer->forward(team);
         // The first average is the image itself, whatever an earlier one left.
-        if (steps++ == 0) std::copy(head->image + 0, head->image + average.size, average + 0);
-        else
-            for (long i = 0; i < average.size; i++)
-                average[i] += T(1 - smoothing) * (head->image[i] - average[i]);
+        bool first = steps++ == 0;
+        T *mean = average, *image = head->image;
+        team.parts(average.size, PART, [&](long start, long stop, long) {
+            if (first) std::copy(image + start, image + stop, mean + start);
+            else
+                for (long i = start; i < stop; i++)
+                    mean[i] += T(1 - smoothing) * (image[i] - mean[i]);
+        });
         Hyper hyper{rate, 1 - std::pow(0.9, steps), 1 - std::pow(0.999, steps)};
-        for (size_t i = layers.size(); i--;) layers[i]->backward(scratch, hyper);
+        for (size_t i = layers.size(); i--;) layers[i]->backward(team, hyper);
     }
 };
 
@@ -1126,15 +1518,10 @@ template <class T> Network<T>* build(int h, int w, int inputs, const int* widths
 }
 
 template <class T>
-double fit(Network<T>* net, int steps, double rate, double smoothing, T* output, T* average) try {
-#if defined(__SSE2__)
-    // Late in an optimization Adam's second moments fall below 1e-38, where x86 is slow.
-    struct Flush {
-        unsigned before = __builtin_ia32_stmxcsr();
-        Flush() { __builtin_ia32_ldmxcsr(before | 0x8040); }
-        ~Flush() { __builtin_ia32_ldmxcsr(before); }
-    } flush;
-#endif
+double fit(Network<T>* net, int threads, int steps, double rate, double smoothing, T* output,
+           T* average) try {
+    Flush flush;
+    net->team.grow(threads);
     for (int i = 0; i < steps; i++) net->step(rate, smoothing);
     std::copy(net->head->image + 0, net->head->image + net->head->image.size, output);
     std::copy(net->average + 0, net->average + net->average.size, average);
@@ -1159,9 +1546,10 @@ double fit(Network<T>* net, int steps, double rate, double smoothing, T* output,
                              const T* average, int steps) {                                       \
         static_cast<Network<T>*>(net)->resume(value, mean, square, average, steps);               \
     }                                                                                             \
-    double prior_fit_##NAME(void* net, int steps, double rate, double smoothing, T* output,       \
-                            T* average) {                                                         \
-        return fit(static_cast<Network<T>*>(net), steps, rate, smoothing, output, average);       \
+    double prior_fit_##NAME(void* net, int threads, int steps, double rate, double smoothing,     \
+                            T* output, T* average) {                                              \
+        return fit(static_cast<Network<T>*>(net), threads, steps, rate, smoothing, output,        \
+                   average);                                                                      \
     }                                                                                             \
     void prior_free_##NAME(void* net) { delete static_cast<Network<T>*>(net); }
 

@@ -1,8 +1,11 @@
 """The engine on the CPU: every thread fits one image in compiled code (cpu.cpp).
 
+Where there are fewer images than threads, an image's layers are shared by several threads. An
+image's result does not depend on the number of threads, neighbors or order, to the last bit.
+
 The code is compiled once per machine, by the C++ compiler that is there (``CXX``, or ``c++``,
-``g++``, ``clang++``), and kept in ``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``).
-An image's result does not depend on threads, neighbors or order, to the last bit.
+``g++``, ``clang++``), and kept in ``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``). Its
+SHA-256 stands in its name: a damaged file is compiled again.
 """
 
 import ctypes
@@ -22,6 +25,7 @@ from queue import Queue
 import torch
 from torch import Tensor
 
+from tandem_defense import device
 from tandem_defense.restoration.record import Record, State
 from tandem_defense.restoration.reference import (
     Architecture,
@@ -38,7 +42,7 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("cpu.cpp")
 FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast"
-    " -shared -fPIC"
+    " -shared -fPIC -pthread"
 ).split()
 SLICE = 10  # steps between two looks at whether to go on
 
@@ -65,21 +69,10 @@ def library() -> ctypes.CDLL | None:
         os.environ.get("TANDEM_DEFENSE_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem-defense"
     )
-    target = folder / f"cpu-{sha256(key.encode()).hexdigest()[:16]}.so"
+    name = f"cpu-{_digest(key.encode())}"
     try:
-        if not target.exists():
-            log.info("compiling %s for this processor, once", SOURCE.name)
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                made = Path(scratch) / target.name
-                subprocess.run(
-                    [command, *FLAGS, "-o", str(made), str(SOURCE)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-                made.replace(target)
-        return _declared(ctypes.CDLL(str(target)))
+        made = _kept(folder, name) or _compile(command, folder, name)
+        return _declared(ctypes.CDLL(str(made)))
     except (OSError, subprocess.CalledProcessError) as error:
         log.warning(
             "the CPU engine could not be compiled, and PyTorch's layers are several times slower:"
@@ -88,6 +81,34 @@ def library() -> ctypes.CDLL | None:
             getattr(error, "stderr", ""),
         )
         return None
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
+
+
+def _kept(folder: Path, name: str) -> Path | None:
+    """A library that was compiled earlier and is whole: loading a truncated one is a bus error."""
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path.stem == f"{name}-{_digest(path.read_bytes())}":
+            return path
+        log.warning("%s is damaged", path)
+    return None
+
+
+def _compile(command: str, folder: Path, name: str) -> Path:
+    """The library, in its place in one piece, whoever else compiles it at the same time."""
+    log.info("compiling %s for this processor, once", SOURCE.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / "made.so"
+        subprocess.run(
+            [command, *FLAGS, "-o", str(made), str(SOURCE)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return made.replace(folder / f"{name}-{_digest(made.read_bytes())}.so")
 
 
 def _processor() -> str:
@@ -107,7 +128,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
             "start": (None, [pointer] * 4),
             "save": (None, [pointer] * 4),
             "resume": (None, [pointer] * 5 + [number]),
-            "fit": (real, [pointer, number, real, real, pointer, pointer]),
+            "fit": (real, [pointer, number, number, real, real, pointer, pointer]),
             "free": (None, [pointer]),
         }
         for verb, (result, arguments) in signatures.items():
@@ -118,6 +139,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
 
 class Network:
     """One prior of a given size, which can be started again with another image.
+
+    It keeps the threads that it has been fitted with, asleep between two fits, until it is freed.
 
     output, average : (3, H, W), of the latest step
 
@@ -169,10 +192,11 @@ class Network:
                 raise ValueError(f"a state holds {array.numel()} numbers, expected {size}")
         self._resume(self._handle, *[x.data_ptr() for x in arrays], int(state["iteration"]))
 
-    def fit(self, steps: int, learning_rate: float, smoothing: float) -> float:
-        """Take some steps; returns the last one's mean squared error."""
+    def fit(self, steps: int, learning_rate: float, smoothing: float, threads: int = 1) -> float:
+        """Take some steps on `threads` threads; returns the last one's mean squared error."""
         loss = self._fit(
             self._handle,
+            threads,
             steps,
             learning_rate,
             smoothing,
@@ -228,10 +252,12 @@ class Fit:
         """Whether early stopping has ended it."""
         return bool(self.monitor and self.monitor.stopped[0])
 
-    def advance(self, limit: int) -> int:
-        """Take a few steps, not beyond step `limit`; returns how many."""
+    def advance(self, limit: int, threads: int = 1) -> int:
+        """Take a few steps, not beyond step `limit`, on `threads` threads; returns how many."""
         steps = 1 if self.monitor else min(SLICE, limit - self.done)
-        self.loss = self.network.fit(steps, self.settings.learning_rate, self.settings.smoothing)
+        self.loss = self.network.fit(
+            steps, self.settings.learning_rate, self.settings.smoothing, threads
+        )
         self.done += steps
         if self.monitor:
             self.monitor.update(self.network.output[None], self.network.average[None])
@@ -249,6 +275,7 @@ class Fit:
 class Workers:
     """Threads with a network each, which take image after image until none is waiting.
 
+    The networks share `threads` threads evenly: those of a worker that has ended go to the others.
     A thread that runs out of memory puts its image back and ends; the others go on. Whatever a
     thread has to say goes through one queue: a read-out, a (position, state) to be saved, an
     exception; None when it ends.
@@ -260,9 +287,11 @@ class Workers:
         tasks: Sequence[Task],
         settings: FitSettings,
         count: int,
+        threads: int,
         progress: Callable[[int], None] | None,
     ):
         self.architecture, self.tasks, self.settings = architecture, tasks, settings
+        self.threads = threads
         self.progress = progress
         self.record = Record(architecture.kind, len(tasks), settings.readouts, progress)
         self.count, self.running = count, count
@@ -352,7 +381,7 @@ class Workers:
                 if self.closed.is_set():
                     return
                 self._offer(worker, position, fit)
-                steps = fit.advance(wanted)
+                steps = fit.advance(wanted, max(1, self.threads // self.running))
                 if self.progress:
                     with self.lock:
                         self.progress(steps)
@@ -377,8 +406,10 @@ def fit(
 ) -> Iterator[ReadOut]:
     """Fit `batch` images at a time (None: as many as PyTorch has threads); see engine.fit.
 
-    The precision is float32 or float64.
+    PyTorch's threads, but no more than there are CPUs, are divided among the images at work: fewer
+    images than threads have several threads each. The precision is float32 or float64.
     """
     library()  # compiled before the threads start
-    count = min(batch or torch.get_num_threads(), len(tasks))
-    yield from Workers(architecture, tasks, settings, count, progress).run()
+    threads = device.limit_threads(torch.get_num_threads())
+    count = min(batch or threads, len(tasks))
+    yield from Workers(architecture, tasks, settings, count, threads, progress).run()
