@@ -54,8 +54,8 @@ class Defense(Settings, nn.Module):
 NO_GRADIENT = (
     "{} has no gradient, and one was asked for: an attack that needs none can go through it as it"
     ' is. For others choose one: gradient="straight_through" takes the defense for the identity'
-    ' (BPDA), which is right for a strong attack; gradient="none" detaches the result, so that the'
-    " attack sees no slope and fails for that reason alone"
+    ' (BPDA), the usual way to attack it; gradient="none" detaches the result, so that the attack'
+    " sees no slope and fails for that reason alone"
 )
 
 
