@@ -26,7 +26,9 @@ PACKAGES = "foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn tabu
 PACKAGES = (*PACKAGES.split(), "torchvision", "yaml")
 NEEDING = ("artifacts", "attacks", "evaluation", "classifiers.timm", "classifiers.torchvision")
 NEEDING += ("datasets.digits", "datasets.photos", "files.predictions")
-NEEDING += tuple(f"pipeline.{stage}" for stage in ("attack", "evaluate", "restore", "rows"))
+NEEDING += tuple(
+    f"pipeline.{stage}" for stage in ("attack", "configfiles", "evaluate", "restore", "rows")
+)
 
 
 def failures(root, *blocked):

@@ -10,11 +10,11 @@ class Running(RuntimeError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, on standard error, and exits with status 2."""
+    """Leaves it to the command to say what is wrong, in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        """Raise ValueError."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def number(text: str) -> int:

@@ -7,7 +7,10 @@ several files entry by entry.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import yaml
 
 # What a configuration consists of. Two files that both have one of these are two configurations.
 CONTENT = ("experiments", "tables", "figures")

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
@@ -44,7 +45,7 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast"
     " -shared -fPIC -pthread"
 ).split()
-SLICE = 10  # steps between two looks at whether to go on
+SLICE, PAUSE = 10, 0.5  # steps, and seconds, between two looks at whether to go on, at most
 
 
 def compiler() -> str | None:
@@ -229,6 +230,7 @@ class Fit:
     ):
         self.network, self.settings = network, settings
         self.done, self.loss = 0, torch.nan
+        self.slice = 1  # steps that take about PAUSE
         self.monitor = None
         if settings.stop:
             self.monitor = Monitor(settings.stop, (1, *task.target.shape), torch.device("cpu"))
@@ -254,11 +256,14 @@ class Fit:
 
     def advance(self, limit: int, threads: int = 1) -> int:
         """Take a few steps, not beyond step `limit`, on `threads` threads; returns how many."""
-        steps = 1 if self.monitor else min(SLICE, limit - self.done)
+        steps = 1 if self.monitor else min(self.slice, limit - self.done)
+        started = time.monotonic()
         self.loss = self.network.fit(
             steps, self.settings.learning_rate, self.settings.smoothing, threads
         )
         self.done += steps
+        seconds = (time.monotonic() - started) / steps
+        self.slice = SLICE if seconds < PAUSE / SLICE else max(1, int(PAUSE / seconds))
         if self.monitor:
             self.monitor.update(self.network.output[None], self.network.average[None])
         return steps
