@@ -51,6 +51,10 @@ photographs.
 ## Comparing defenses
 
 {evaluate}
+
+Kinds and settings are a [configuration's](extending.md#the-same-without-snakemake);
+the small network is trained on other patches of the photographs first. `-o` writes the table
+unrounded. `tandem_defense.evaluate` is the same as a function.
 """
 BIG = 1.9  # GB, the process's peak; see measure_big
 
@@ -106,7 +110,16 @@ def main() -> None:
             ],
             folder,
         )
-        evaluate = ""
+        evaluate = transcript(
+            [
+                "tandem-defense evaluate --photos --classifier small_cnn --attacks fgsm bim"
+                " --defenses jpeg average_blur tdips:iterations=100,first_iterations=20"
+                " -o table.csv",
+                "tandem-defense evaluate --photos --classifier small_cnn --attacks bim"
+                " --defenses jpeg:quality=1000",
+            ],
+            folder,
+        )
     PAGE.write_text(TEXT.format(cpus=os.cpu_count(), restore=restore, evaluate=evaluate, big=BIG))
 
 
