@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from hashlib import sha256
@@ -45,7 +44,8 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast"
     " -shared -fPIC -pthread"
 ).split()
-SLICE, PAUSE = 10, 0.5  # steps, and seconds, between two looks at whether to go on, at most
+# Between two looks at whether to go on: so many steps, and so many pixels times steps, at most.
+SLICE, PIXELS = 10, 100_000
 
 
 def compiler() -> str | None:
@@ -230,7 +230,7 @@ class Fit:
     ):
         self.network, self.settings = network, settings
         self.done, self.loss = 0, torch.nan
-        self.slice = 1  # steps that take about PAUSE
+        self.slice = max(1, min(SLICE, PIXELS // task.target[0].numel()))  # steps
         self.monitor = None
         if settings.stop:
             self.monitor = Monitor(settings.stop, (1, *task.target.shape), torch.device("cpu"))
@@ -257,13 +257,10 @@ class Fit:
     def advance(self, limit: int, threads: int = 1) -> int:
         """Take a few steps, not beyond step `limit`, on `threads` threads; returns how many."""
         steps = 1 if self.monitor else min(self.slice, limit - self.done)
-        started = time.monotonic()
         self.loss = self.network.fit(
             steps, self.settings.learning_rate, self.settings.smoothing, threads
         )
         self.done += steps
-        seconds = (time.monotonic() - started) / steps
-        self.slice = SLICE if seconds < PAUSE / SLICE else max(1, int(PAUSE / seconds))
         if self.monitor:
             self.monitor.update(self.network.output[None], self.network.average[None])
         return steps
