@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tandem_defense import device
 
@@ -58,3 +59,17 @@ def test_a_device_that_is_absent_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA GPU: use cpu"):
         device.prepare(device="cuda")
+
+
+def test_no_more_threads_than_cpus(monkeypatch, caplog):
+    """Those of the process, which a scheduler may limit, not those of the machine."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 5}, raising=False)
+    try:
+        device.prepare(2, "cpu")
+        assert torch.get_num_threads() == 2 and not caplog.text
+        device.prepare(64, "cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert "64 threads were asked for, 2 are used" in caplog.text
