@@ -5,15 +5,15 @@
 //
 // Every layer is a matrix product. 3 x 3 convolutions on large maps go through Winograd's
 // F(4 x 4, 3 x 3), which needs a quarter of the multiplications; all others gather their inputs
-// (im2col). Deconvolutions are four 2 x 2 convolutions, one for each parity of the output pixel.
+// (im2col), and deconvolutions scatter their outputs.
 // Weights live in panels, as the product reads them, and are updated as soon as their gradient is
 // there, while it is still in the cache.
 //
 // Threads share a layer, and the result is the same to the last bit for any number of them:
-// - whatever is a sum on its own may be shared in any way: pixels and output channels forward, and
-//   backward, in wide layers, input channels;
-// - where threads would add to one sum (gradients of narrow layers' weights, statistics), it is cut
-//   into parts, fixed by the sizes alone, which are added in order;
+// - work in which every sum is one thread's may be divided in any way: forward by pixels and output
+//   channels, backward in wide layers by input channels;
+// - where several threads add to a sum (gradients of narrow layers' weights, statistics), it is cut
+//   into parts, which depend on the sizes alone and are added in order;
 // - where windows overlap, strips of rows take turns: the even ones, then the odd ones.
 
 #if defined(__linux__)
@@ -982,7 +982,9 @@ template <class T> struct Conv : Filter<T> {
         team.zero.grow(ci);
         auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
             long wide = c1 - c0, begin = y0 * tiles_x, over = y1 * tiles_x;
-            long own = spread<T>(wide * co), step = std::min(tiles_at_once(wide + co), over - begin);
+            long own = spread<T>(wide * co), step = tiles_at_once(wide + co);
+            long blocks = (over - begin + step - 1) / step;  // of equal sizes
+            step = up((over - begin + blocks - 1) / blocks, ROWS);
             s.columns.grow(36 * spread<T>(step * wide));
             s.block.grow(36 * spread<T>(step * co));
             if (!shared) s.gradients.grow(36 * own);

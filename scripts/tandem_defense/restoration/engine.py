@@ -32,7 +32,7 @@ def fit(
 
     engine : ``fast``, or ``reference`` for the plain loop
     batch : how many images at a time; None: what the device's memory holds, on the CPU as many
-        as PyTorch has threads
+        as PyTorch has threads. Fewer images than threads have several threads each
     progress : called after every few steps with the number of image-steps
 
     Raises ValueError for a precision that the device or the engine does not have, and
