@@ -317,7 +317,13 @@ def test_an_interrupt_ends_it_quietly(tmp_path, root):
     out.write_bytes(b"kept")
     command = [*COMMAND, "in.png", "-o", "out.png", "--threads", "1"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment(root)
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(root),
+        # A shell's background job ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert "about" in process.stderr.readline()
     time.sleep(1)
