@@ -102,8 +102,8 @@ def main() -> None:
         restore = transcript(
             [
                 "ls pictures",
-                "tandem-defense restore pictures -o restored --iterations 200"
-                " --first-iterations 50",
+                "tandem-defense restore pictures -o restored --iterations 100"
+                " --first-iterations 20",
                 "tandem-defense restore pictures/logo.webp -o logo.jpg --iterations 20",
                 "tandem-defense restore pictures/camera.tif -o camera.jpg",
                 "tandem-defense restore pictures/cat.jpg -o cat.png --iterations many",
@@ -112,8 +112,9 @@ def main() -> None:
         )
         evaluate = transcript(
             [
-                "tandem-defense evaluate --photos --classifier small_cnn --attacks fgsm bim"
-                " --defenses jpeg average_blur tdips:iterations=100,first_iterations=20"
+                "tandem-defense evaluate --photos 14 --classifier small_cnn --attacks fgsm bim"
+                " --defenses jpeg average_blur"
+                " tdips:iterations=60,first_iterations=10,feature_scale=16"
                 " -o table.csv",
                 "tandem-defense evaluate --photos --classifier small_cnn --attacks bim"
                 " --defenses jpeg:quality=1000",
