@@ -19,6 +19,8 @@ from tandem_defense.restoration.tiles import cut, join
 
 # Pixels of a GPU's batch; a CPU's is a few pieces per thread, so that pictures are done early.
 PIXELS, PER_THREAD = 24_000_000, 8
+# Beside the networks: Python and PyTorch, and a batch's images in several copies.
+PROCESS, COPIES = 600_000_000, 5
 SMALLER = "restore it in parts (--tile 512) or smaller (--max-size 1024)"
 
 
@@ -92,8 +94,9 @@ def _memory(defense: TandemDIP, batches: Sequence[Sequence[Job]], device: torch.
                 f" {free / 1e9:.1f} GB are free: {SMALLER}"
             )
         pieces = sum(job.pieces for job in batch)
-        most = max(most, needed * min(pieces, torch.get_num_threads()))
-    return most
+        images = COPIES * 3 * 4 * _pixels(batch)
+        most = max(most, needed * min(pieces, torch.get_num_threads()) + images)
+    return most + PROCESS
 
 
 def _seconds_per_pixel(defense: TandemDIP, pieces: Tensor) -> list[float]:
