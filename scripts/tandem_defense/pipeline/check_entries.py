@@ -101,4 +101,5 @@ def value_of(section: str, entry: dict, key: str) -> object:
 
 
 def unknown(name: str, allowed: list[str]) -> str:
+    """The complaint about a name that is none of those allowed."""
     return f"found {name!r}, allowed is one of {', '.join(allowed)}"
