@@ -154,7 +154,7 @@ def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "p
         ids=test.ids,
         seed=options.seed,
         device=processor,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
 
 

@@ -1,5 +1,6 @@
 """A classifier under attacks, bare and behind defenses: images in, a table of accuracies out."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,9 +141,10 @@ def _label(item: object) -> str:
 
 
 def _bar(cells: int, shown: bool) -> tqdm:
-    """A bar on stderr that a restoration may advance by less than a cell."""
+    """A bar on stderr that a restoration may advance by less than a cell; in a log now and then."""
     layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    return tqdm(total=cells, disable=not shown, bar_format=layout)
+    pause = 0.1 if sys.stderr.isatty() else 30  # seconds
+    return tqdm(total=cells, disable=not shown, bar_format=layout, mininterval=pause)
 
 
 @contextmanager
