@@ -15,10 +15,14 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from skimage import data
 
 from tandem_defense import __version__, cli
+from tandem_defense.cli import restoring
+from tandem_defense.cli.jobs import Job
+from tandem_defense.defenses.dip import TandemDIP
 from tandem_defense.restoration import cost
 
 QUICK = ["--iterations", "2", "--first-iterations", "1", "--feature-scale", "32", "--threads", "1"]
@@ -348,6 +352,20 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys, monkeypatch):
     assert "in 24 tiles" in capsys.readouterr().err
     assert restore(tmp_path / "in.png", "-o", tmp_path / "out.png", "--max-size", "80") == 0
     assert pixels(tmp_path / "out.png").shape == (60, 80, 3)
+
+
+def test_no_more_pieces_side_by_side_than_the_memory_holds(monkeypatch):
+    """Of eight threads that all have a picture to restore."""
+    defense, cpu = TandemDIP(), torch.device("cpu")
+    jobs = [Job("a.png", "b.png", pieces=8, shape=(3, 100, 100))]
+    needed = max(cost.memory(prior, 100, 100, cpu) for prior in defense.priors())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(cost, "available", lambda device: int(3.5 * needed))
+    assert restoring._memory(defense, [jobs], cpu) < restoring.PROCESS + 3.5 * needed
+    assert defense.batch == 3
+    monkeypatch.setattr(cost, "available", lambda device: int(0.9 * needed))
+    with pytest.raises(ValueError, match="a.png: 100 x 100 pixels need"):
+        restoring._memory(defense, [jobs], cpu)
 
 
 def test_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, root):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tandem_defense.cli import entries
-from tandem_defense.cli.arguments import count, device_name, number
+from tandem_defense.cli.arguments import Running, count, device_name, number
+from tandem_defense.cli.jobs import check_folder
 from tandem_defense.datasets import listing
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.datasets.folder import Folder
@@ -96,8 +97,8 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Check, load, train what is to be trained, evaluate, print and write the table."""
-    if options.output and not options.output.absolute().parent.is_dir():
-        raise ValueError(f"{options.output.parent} is not a folder")
+    if options.output:
+        check_folder(options.output.parent)
     for name, texts in (("--attacks", options.attacks), ("--defenses", options.defenses)):
         for text, times in Counter(texts).items():
             if times > 1:
@@ -109,11 +110,14 @@ def run(options: argparse.Namespace) -> None:
     with extra("pipeline"):
         from tabulate import tabulate
     table = _evaluated(options, attacks, defenses)
-    if options.output:
-        with replacing(options.output) as part:
-            table.to_csv(part, index=False)
     print(tabulate(_shown(table), headers="keys", tablefmt="pipe", disable_numparse=True))
-    print(f"\n{OBLIVIOUS}")
+    print(f"\n{OBLIVIOUS}", flush=True)
+    if options.output:
+        try:
+            with replacing(options.output) as part:
+                table.to_csv(part, index=False)
+        except OSError as error:
+            raise Running(str(error)) from error
 
 
 def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "pd.DataFrame":

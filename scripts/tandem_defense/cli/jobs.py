@@ -84,7 +84,7 @@ def plan(options: argparse.Namespace) -> list[Job]:
         parts["overlap"] = options.overlap if options.tile else 0
         jobs.append(_checked(Job(source, target, format, content, **parts)))
     for folder in sorted({Path(job.target).parent for job in jobs if job.target != STREAM}):
-        _check_folder(folder)
+        check_folder(folder)
     return jobs
 
 
@@ -159,7 +159,7 @@ def _checked(job: Job) -> Job:
     return replace(job, format=format, pieces=pieces, shape=shape)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Raise ValueError unless files can be written into it."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")

@@ -83,19 +83,26 @@ def _pixels(jobs: Sequence[Job]) -> int:
 
 
 def _memory(defense: TandemDIP, batches: Sequence[Sequence[Job]], device: torch.device) -> int:
-    """Bytes that the largest batch takes; ValueError where not even one of its pieces fits."""
-    free, most = cost.available(device), 0
+    """Bytes that the largest batch takes; ValueError where not even one of its pieces fits.
+
+    Where a CPU's memory has no room for a piece per thread, `defense` takes fewer side by side:
+    a process that takes too much is killed by the system, without an error to go on from.
+    """
+    free, most, threads = cost.available(device), 0, torch.get_num_threads()
     for batch in batches:
         height, width = batch[0].shape[1:]
         needed = max(cost.memory(prior, height, width, device) for prior in defense.priors())
-        if free is not None and needed > free:
-            raise ValueError(
-                f"{batch[0].name}: {width} x {height} pixels need {needed / 1e9:.1f} GB, and"
-                f" {free / 1e9:.1f} GB are free: {SMALLER}"
-            )
-        pieces = sum(job.pieces for job in batch)
         images = COPIES * 3 * 4 * _pixels(batch)
-        most = max(most, needed * min(pieces, torch.get_num_threads()) + images)
+        if free is not None and needed + images > free:
+            raise ValueError(
+                f"{batch[0].name}: {width} x {height} pixels need {(needed + images) / 1e9:.1f} GB,"
+                f" and {free / 1e9:.1f} GB are free: {SMALLER}"
+            )
+        together = min(sum(job.pieces for job in batch), threads)
+        if free is not None and device.type == "cpu":
+            together = min(together, (free - images) // needed)
+            defense.batch = min(together, defense.batch or threads)
+        most = max(most, needed * together + images)
     return most + PROCESS
 
 

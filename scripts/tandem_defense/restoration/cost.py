@@ -52,12 +52,25 @@ def available(device: torch.device) -> int | None:
     except (OSError, KeyError):
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:  # a container's, or a cluster job's
-        most, now = (Path(f"/sys/fs/cgroup/memory.{n}").read_text() for n in ("max", "current"))
-        limits.append(int(most) - int(now))
-    except (OSError, ValueError):
-        pass
+    # A container's limit, or a cluster job's: of its own control group, or of one above it.
+    for group in _groups():
+        try:
+            most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            limits.append(most - now)
+        except (OSError, ValueError):  # none there, or "max": no limit
+            pass
     return min(limits, default=None)
+
+
+def _groups() -> list[Path]:
+    """The folders of this process's control group (version 2) and of those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    except (OSError, StopIteration):
+        return []
+    top = Path("/sys/fs/cgroup")
+    return [top / part for part in (Path(path), *Path(path).parents)]
 
 
 def seconds_per_step(
