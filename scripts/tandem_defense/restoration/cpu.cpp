@@ -3,8 +3,8 @@
 // Maps are (H, W, C), C padded to whole vectors. Padded channels are zero, get zero gradients and
 // stay zero. A map holds values before their ReLU; whoever reads it applies the ReLU.
 //
-// Every layer is a matrix product. 3 x 3 convolutions on large maps go through Winograd's
-// F(4 x 4, 3 x 3), which needs a quarter of the multiplications; all others gather their inputs
+// Every layer is a matrix product. On large maps it goes through Winograd's method on tiles of 6 x 6,
+// with a quarter to two fifths of the multiplications; on small ones layers gather their inputs
 // (im2col), and deconvolutions scatter their outputs.
 // Weights live in panels, as the product reads them, and are updated as soon as their gradient is
 // there, while it is still in the cache.
@@ -624,37 +624,500 @@ template <class T> struct Filter : Layer<T> {
     }
 };
 
-enum Norm { NONE, INSTANCE, AFFINE };  // affine: with a learned scale and shift per channel
+// Winograd's convolutions with tiles of 6 x 6 inputs: F(4 x 4, 3 x 3) and F(2 x 2, 5 x 5), by OUT.
+// In one dimension Y = A^T [(G w) . (B^T x)], in two on columns and then on rows.
+// Interpolation points 0, ±1/√2, ±√2, ∞: seven times more exact in float32 than 0, ±1, ±2, ∞.
+template <class T, int OUT> struct Points {
+    static constexpr T R = T(0.70710678118654752440), S = T(1.41421356237309504880);
 
-// A convolution of one map or two side by side, with bias or normalization.
-template <class T> struct Conv : Filter<T> {
-    using Filter<T>::to, Filter<T>::window, Filter<T>::weights, Filter<T>::bias;
-    using Filter<T>::taps, Filter<T>::at_once;
+    // B^T x, and B t.
+    static void input(const Vec<T>* d, int s, Vec<T>* t, int ts) {
+        Vec<T> a = d[4 * s] - T(2) * d[2 * s], b = R * d[3 * s] - S * d[s];
+        Vec<T> c = d[4 * s] - T(0.5) * d[2 * s], e = S * d[3 * s] - R * d[s];
+        t[0] = d[0] - T(2.5) * d[2 * s] + d[4 * s];
+        t[ts] = a + b;
+        t[2 * ts] = a - b;
+        t[3 * ts] = c + e;
+        t[4 * ts] = c - e;
+        t[5 * ts] = d[s] - T(2.5) * d[3 * s] + d[5 * s];
+    }
+    static void input_adjoint(const Vec<T>* t, int s, Vec<T>* d, int ds) {
+        Vec<T> plus = t[s] + t[2 * s], minus = t[s] - t[2 * s];
+        Vec<T> plus2 = t[3 * s] + t[4 * s], minus2 = t[3 * s] - t[4 * s];
+        d[0] = t[0];
+        d[ds] = t[5 * s] - S * minus - R * minus2;
+        d[2 * ds] = T(-2.5) * t[0] - T(2) * plus - T(0.5) * plus2;
+        d[3 * ds] = R * minus + S * minus2 - T(2.5) * t[5 * s];
+        d[4 * ds] = t[0] + plus + plus2;
+        d[5 * ds] = t[5 * s];
+    }
+    // A^T m, and A y.
+    static void output(const Vec<T>* m, int s, Vec<T>* y, int ys) {
+        Vec<T> plus = m[s] + m[2 * s], minus = m[s] - m[2 * s];
+        Vec<T> plus2 = m[3 * s] + m[4 * s], minus2 = m[3 * s] - m[4 * s];
+        y[0] = m[0] + plus + plus2;
+        if constexpr (OUT == 4) {
+            y[ys] = R * minus + S * minus2;
+            y[2 * ys] = T(0.5) * plus + T(2) * plus2;
+            y[3 * ys] = T(0.5) * R * minus + T(2) * S * minus2 + m[5 * s];
+        } else
+            y[ys] = R * minus + S * minus2 + m[5 * s];
+    }
+    static void output_adjoint(const Vec<T>* y, int s, Vec<T>* m, int ms) {
+        Vec<T> even = y[0], odd = R * y[s], even2 = y[0], odd2 = S * y[s];
+        if constexpr (OUT == 4) {
+            even += T(0.5) * y[2 * s], odd += T(0.5) * R * y[3 * s];
+            even2 += T(2) * y[2 * s], odd2 += T(2) * S * y[3 * s];
+        }
+        m[0] = y[0];
+        m[ms] = even + odd;
+        m[2 * ms] = even - odd;
+        m[3 * ms] = even2 + odd2;
+        m[4 * ms] = even2 - odd2;
+        m[5 * ms] = y[(OUT - 1) * s];
+    }
+    // G w, and G^T u.
+    static void weight(const Vec<T>* w, int s, Vec<T>* u, int us) {
+        Vec<T> a = T(-2.0 / 3) * w[0] - T(1.0 / 3) * w[2 * s], b = (T(-1.0 / 3) * S) * w[s];
+        Vec<T> c = T(1.0 / 6) * w[0] + T(1.0 / 3) * w[2 * s], d = (T(1.0 / 6) * S) * w[s];
+        if constexpr (OUT == 2) {
+            a -= T(1.0 / 6) * w[4 * s], b -= (T(1.0 / 6) * S) * w[3 * s];
+            c += T(2.0 / 3) * w[4 * s], d += (T(1.0 / 3) * S) * w[3 * s];
+        }
+        u[0] = w[0];
+        u[us] = a + b;
+        u[2 * us] = a - b;
+        u[3 * us] = c + d;
+        u[4 * us] = c - d;
+        u[5 * us] = w[(6 - OUT) * s];
+    }
+    static void weight_adjoint(const Vec<T>* u, int s, Vec<T>* w, int ws) {
+        Vec<T> plus = u[s] + u[2 * s], minus = u[s] - u[2 * s];
+        Vec<T> plus2 = u[3 * s] + u[4 * s], minus2 = u[3 * s] - u[4 * s];
+        w[0] = u[0] - T(2.0 / 3) * plus + T(1.0 / 6) * plus2;
+        w[ws] = (T(1.0 / 6) * S) * minus2 - (T(1.0 / 3) * S) * minus;
+        w[2 * ws] = T(1.0 / 3) * (plus2 - plus);
+        if constexpr (OUT == 2) {
+            w[3 * ws] = (T(1.0 / 3) * S) * minus2 - (T(1.0 / 6) * S) * minus;
+            w[4 * ws] = T(2.0 / 3) * plus2 - T(1.0 / 6) * plus;
+        }
+        w[(6 - OUT) * ws] += u[5 * s];
+    }
+};
+
+// What both kinds of convolution share where their maps are large: Winograd's products.
+//
+// A layer with stride 2 is a sum of convolutions without stride between phases of a map, its even
+// and odd rows and columns: a 5 x 5 one reads four phases with 3 x 3, 3 x 2, 2 x 3 and 2 x 2 taps, a
+// 4 x 4 deconvolution writes four with 2 x 2 each. Taken as 3 x 3, a phase without its first or last
+// tap has nothing at point 0 or ∞.
+template <class T> struct Winograd : Filter<T> {
+    using Filter<T>::to, Filter<T>::window, Filter<T>::weights, Filter<T>::bias, Filter<T>::taps;
     std::vector<Map<T>*> from;
-    Norm norm;
-    bool winograd;
-    int real_in, real_out, ci, co, strips;  // strips: of the backward pass
-    std::vector<T> inverse;  // 1 / standard deviation, where normalized
-    Weights<T> scale, shift;
-    Array<T> standard;  // the normalized values before scale and shift, which may be 0
+    int ci, co;                        // channels, of all maps
+    int in_step, out_step;             // 2: the four phases of a map
+    int out = 0, tiles_y, tiles_x;     // outputs of a tile in each dimension, 0: not by Winograd
+    int strips = 1;                    // of the backward pass
 
-    Conv(std::vector<Map<T>*> from, Map<T>& to, int in, int out, int kernel, int stride, Norm norm)
-        : Filter<T>(to, {kernel, stride, to.w}, channels(from) * to.c), from(from), norm(norm),
-          real_in(in), real_out(out), ci(int(channels(from))), co(to.c), inverse(to.c),
-          scale(norm == AFFINE ? co : 0), shift(norm == AFFINE ? co : 0) {
-        if (norm == AFFINE) standard = Array<T>(to.value.size);
-        tiles_y = (to.h + 3) / 4, tiles_x = (to.w + 3) / 4;
-        winograd = kernel == 3 && stride == 1 && ci % V<T> == 0 && tiles_y * tiles_x >= 64;
-        if (this->is_wide(ci)) strips = 1;
-        else if (winograd)
-            strips = this->cut(tiles_y, 1, long(tiles_y) * tiles_x, 24, 36L * ci * co);
-        else
-            strips = this->cut(to.h, (kernel - 1) / stride, to.pixels(), 64, weights.size);
+    Winograd(std::vector<Map<T>*> from, Map<T>& to, Window<T> window, int in_step, int out_step)
+        : Filter<T>(to, window, channels(from) * to.c), from(from), ci(int(channels(from))),
+          co(to.c), in_step(in_step), out_step(out_step) {
+        int most = window.kernel == 5 && in_step == 1 ? 2 : 4;
+        auto count = [&](int n) { return ((n + out_step - 1) / out_step + most - 1) / most; };
+        tiles_y = count(to.h), tiles_x = count(to.w);
+        if (ci % V<T> == 0 && tiles_y * tiles_x >= 64) out = most;
     }
     static long channels(const std::vector<Map<T>*>& from) {
         long n = 0;
         for (auto* map : from) n += map->c;
         return n;
+    }
+    bool differentiable() const {
+        for (auto* map : from)
+            if (map->gradient) return true;
+        return false;
+    }
+    // f(map, first and last channel in it, first channel's place behind c0) for channels [c0, c1).
+    template <class F> void each_map(long c0, long c1, F f) const {
+        long offset = 0;
+        for (auto* map : from) {
+            long lo = std::max(c0 - offset, 0L), hi = std::min<long>(c1 - offset, map->c);
+            if (lo < hi) f(*map, lo, hi, offset + lo - c0);
+            offset += map->c;
+        }
+    }
+
+    // Where a tap's weights lie, of input channel 0 and the panel of output channels from `column`;
+    // `row` numbers behind are those of the next input channel.
+    struct Place {
+        T* first;
+        long row;
+    };
+    virtual Place place(int tap, long column) = 0;
+
+    // In how many strips tiles take turns where a map has few channels.
+    int cut_tiles() const {
+        return this->cut(tiles_y, out == 2 ? 2 : 1, long(tiles_y) * tiles_x, 24,
+                         36L * pairs() * ci * co);
+    }
+
+    int ins() const { return in_step * in_step; }
+    int outs() const { return out_step * out_step; }
+    int pairs() const { return ins() * outs(); }  // of a phase that is read and one that is written
+
+    // In one dimension: which tap of the layer is tap `j` between phases `in` and `out`, -1: none.
+    int tap(int in, int out, int j) const {
+        int k = out_step == 2 ? 3 + out - 2 * j : in_step * j + in;
+        return k < window.kernel ? k : -1;
+    }
+    bool used(int in, int out, int point) const {
+        int last = out_step * in_step == 1 ? window.kernel - 1 : 2;
+        return !(point == 0 && tap(in, out, 0) < 0) && !(point == 5 && tap(in, out, last) < 0);
+    }
+    // Whether point `e` of 6 x 6 has a product between two phases.
+    bool used_2d(int in, int out, int e) const {
+        return used(in / in_step, out / out_step, e / 6) && used(in % in_step, out % out_step, e % 6);
+    }
+    // The layer's tap for tap (y, x) between two phases, -1: none.
+    int tap_2d(int in, int out, int y, int x) const {
+        int a = tap(in / in_step, out / out_step, y), b = tap(in % in_step, out % out_step, x);
+        return a < 0 || b < 0 ? -1 : a * window.kernel + b;
+    }
+
+    long tiles_at_once(long channels) const {
+        long fit = (768L << 10) / (36 * channels * long(sizeof(T)));
+        return std::max(5L, fit / ROWS) * ROWS;
+    }
+
+    // G w G^T as 36 matrices (ci x co) in panels for each pair of phases, and, if asked for, their
+    // transposes.
+    template <int OUT> void transform_weights(Team<T>& team, T* u, T* turned) {
+        constexpr int N = 7 - OUT;
+        long plane = spread<T>(long(ci) * co), each = long(ci) * co / V<T>;
+        team.parts(pairs() * each, 64, [&](long start, long stop, long) {
+            for (long n = start; n < stop; n++) {
+                long pair = n / each, o = n % each / ci * V<T>, i = n % ci;
+                long column = o / PANEL<T> * PANEL<T>, width = std::min<long>(PANEL<T>, co - column);
+                Vec<T> k[N * N], half[6 * N], full[36];
+                for (int t = 0; t < N * N; t++) {
+                    int real = tap_2d(pair / outs(), pair % outs(), t / N, t % N);
+                    k[t] = Vec<T>{};
+                    if (real < 0) continue;
+                    Place at = place(real, column);
+                    k[t] = load(at.first + i * at.row + o - column);
+                }
+                for (int x = 0; x < N; x++) Points<T, OUT>::weight(k + x, N, half + x, N);
+                for (int y = 0; y < 6; y++) Points<T, OUT>::weight(half + N * y, 1, full + 6 * y, 1);
+                if (u)
+                    for (int e = 0; e < 36; e++)
+                        store(u + (36 * pair + e) * plane + column * ci + i * width + o - column,
+                              full[e]);
+                if (!turned) continue;
+                long c2 = i / PANEL<T> * PANEL<T>, w2 = std::min<long>(PANEL<T>, ci - c2);
+                for (int e = 0; e < 36; e++) {
+                    T* target = turned + (36 * pair + e) * plane + c2 * co + o * w2 + i - c2;
+                    for (int l = 0; l < V<T>; l++) target[l * w2] = full[e][l];
+                }
+            }
+        });
+    }
+
+    // B^T x B of a phase's tiles [start, stop), channels [c0, c1): 36 matrices (tiles x channels).
+    template <int OUT>
+    void transform_input(int phase, long start, long stop, long c0, long c1, T* v, const T* zero) {
+        constexpr int PAD = (6 - OUT) / 2;
+        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
+        each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
+            for (long n = start; n < stop; n++) {
+                int y0 = int(n / tiles_x) * OUT - PAD, x0 = int(n % tiles_x) * OUT - PAD;
+                const T* at[36];
+                for (int y = 0; y < 6; y++)
+                    for (int x = 0; x < 6; x++) {
+                        int yy = in_step * (y0 + y) + phase / in_step;
+                        int xx = in_step * (x0 + x) + phase % in_step;
+                        bool inside = yy >= 0 && yy < map.h && xx >= 0 && xx < map.w;
+                        at[6 * y + x] =
+                            inside ? map.value + (long(yy) * map.w + xx) * map.c : zero;
+                    }
+                T* target = v + (n - start) * wide + place - lo;
+                for (long c = lo; c < hi; c += V<T>) {
+                    Vec<T> half[36];
+                    for (int x = 0; x < 6; x++) {
+                        Vec<T> d[6];
+                        for (int y = 0; y < 6; y++) {
+                            d[y] = load(at[6 * y + x] + c);
+                            if (map.relu) d[y] = positive<T>(d[y]);
+                        }
+                        Points<T, OUT>::input(d, 1, half + x, 6);
+                    }
+                    for (int y = 0; y < 6; y++) {
+                        Vec<T> t[6];
+                        Points<T, OUT>::input(half + 6 * y, 1, t, 1);
+                        for (int x = 0; x < 6; x++) store(target + (6 * y + x) * plane + c, t[x]);
+                    }
+                }
+            }
+        });
+    }
+
+    // f(y, x, pixel of the map) for a tile's outputs of a phase that lie inside the map.
+    template <int OUT, class F> void each_output(int phase, long tile, F f) const {
+        int y0 = int(tile / tiles_x) * OUT, x0 = int(tile % tiles_x) * OUT;
+        for (int y = 0; y < OUT; y++)
+            for (int x = 0; x < OUT; x++) {
+                int yy = out_step * (y0 + y) + phase / out_step;
+                int xx = out_step * (x0 + x) + phase % out_step;
+                if (yy < to.h && xx < to.w) f(y, x, long(yy) * to.w + xx);
+            }
+    }
+
+    template <int OUT> void forward_tiles(Team<T>& team) {
+        long all = long(tiles_y) * tiles_x, step = tiles_at_once(ins() * ci + outs() * co);
+        if (team.size() > 1) step = std::min(step, up(all / (4 * team.size()) + 1, ROWS));
+        long plane = spread<T>(long(ci) * co);
+        team.shared.weights.grow(36 * pairs() * plane);
+        T* u = team.shared.weights;
+        team.zero.grow(ci);
+        transform_weights<OUT>(team, u, nullptr);
+        team.each((all + step - 1) / step, [&](long block, Scratch<T>& s) {
+            s.columns.grow(36 * ins() * spread<T>(step * ci));
+            s.block.grow(36 * outs() * spread<T>(step * co));
+            long start = block * step, stop = std::min(start + step, all), n = stop - start;
+            long pi = spread<T>(n * ci), po = spread<T>(n * co);
+            for (int in = 0; in < ins(); in++)
+                transform_input<OUT>(in, start, stop, 0, ci, s.columns + 36 * in * pi, team.zero);
+            for (int out = 0; out < outs(); out++)
+                for (int e = 0; e < 36; e++) {
+                    T* m = s.block + (36 * out + e) * po;
+                    bool add = false;
+                    for (int in = 0; in < ins(); in++) {
+                        if (!used_2d(in, out, e)) continue;
+                        const T* w = u + (36 * (in * outs() + out) + e) * plane;
+                        product<T>(n, co, ci, s.columns + (36 * in + e) * pi, ci, 1,
+                                   {const_cast<T*>(w), 0, ci}, 0, {m, co, 0}, 0, add);
+                        add = true;
+                    }
+                    if (!add) std::memset(m, 0, n * co * sizeof(T));
+                }
+            for (int out = 0; out < outs(); out++)
+                for (long i = start; i < stop; i++) {
+                    T* target[OUT * OUT] = {};
+                    each_output<OUT>(out, i, [&](int y, int x, long pixel) {
+                        target[OUT * y + x] = to.value + pixel * co;
+                    });
+                    const T* m = s.block + 36 * out * po + (i - start) * co;
+                    for (int c = 0; c < co; c += V<T>) {
+                        Vec<T> half[6 * OUT], b = load(bias.value + c);
+                        for (int x = 0; x < 6; x++) {
+                            Vec<T> d[6];
+                            for (int y = 0; y < 6; y++) d[y] = load(m + (6 * y + x) * po + c);
+                            Points<T, OUT>::output(d, 1, half + x, 6);
+                        }
+                        for (int y = 0; y < OUT; y++) {
+                            Vec<T> row[OUT];
+                            Points<T, OUT>::output(half + 6 * y, 1, row, 1);
+                            for (int x = 0; x < OUT; x++)
+                                if (T* p = target[OUT * y + x]) store(p + c, row[x] + b);
+                        }
+                    }
+                }
+        });
+    }
+
+    template <int OUT> void backward_tiles(Team<T>& team, const Hyper& hyper) {
+        bool pass = differentiable(), shared = strips > 1;
+        long plane = spread<T>(long(ci) * co);
+        T *all = nullptr, *turned = nullptr;
+        if (shared) {
+            team.shared.gradients.grow(36 * strips * pairs() * plane);
+            all = team.shared.gradients;
+        }
+        if (pass) {
+            team.shared.turned.grow(36 * pairs() * plane);
+            turned = team.shared.turned;
+            transform_weights<OUT>(team, nullptr, turned);
+        }
+        team.zero.grow(ci);
+        auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
+            long wide = c1 - c0, begin = y0 * tiles_x, over = y1 * tiles_x;
+            long own = spread<T>(wide * co), step = tiles_at_once(ins() * wide + outs() * co);
+            long blocks = (over - begin + step - 1) / step;  // of equal sizes
+            step = up((over - begin + blocks - 1) / blocks, ROWS);
+            s.columns.grow(36 * ins() * spread<T>(step * wide));
+            s.block.grow(36 * outs() * spread<T>(step * co));
+            if (!shared) s.gradients.grow(36 * pairs() * own);
+            T* u = shared ? all + 36 * strip * pairs() * plane : s.gradients + 0;
+            for (long start = begin; start < over; start += step) {
+                long stop = std::min(start + step, over), n = stop - start;
+                long pi = spread<T>(n * wide), po = spread<T>(n * co);
+                for (int out = 0; out < outs(); out++)
+                    transform_gradient<OUT>(out, start, stop, s.block + 36 * out * po);
+                for (int in = 0; in < ins(); in++) {
+                    T* v = s.columns + 36 * in * pi;
+                    transform_input<OUT>(in, start, stop, c0, c1, v, team.zero);
+                    for (int e = 0; e < 36; e++) {
+                        auto each_used = [&](auto f) {
+                            for (int out = 0; out < outs(); out++)
+                                if (used_2d(in, out, e))
+                                    f(s.block + (36 * out + e) * po, 36 * (in * outs() + out) + e);
+                        };
+                        T* x = v + e * pi;
+                        each_used([&](T* m, long matrix) {
+                            product<T>(wide, co, n, x, 1, wide, {m, co, 0}, 0,
+                                       {u + matrix * own, 0, wide}, 0, start > begin);
+                        });
+                        if (!pass) continue;
+                        bool add = false;  // the inputs are not needed any more
+                        each_used([&](T* m, long matrix) {
+                            product<T>(n, wide, co, m, co, 1, {turned + matrix * plane + c0 * co, 0, co},
+                                       0, {x, wide, 0}, 0, add);
+                            add = true;
+                        });
+                        if (!add) std::memset(x, 0, n * wide * sizeof(T));
+                    }
+                    if (pass) add_input_gradients<OUT>(in, start, stop, c0, c1, v);
+                }
+            }
+            for (long column = 0; column < co && !shared; column += PANEL<T>)
+                learn_tiles<OUT>(u, 1, own, c0, c1, column, c0, c1, s.weights, hyper);
+        };
+        this->share(team, strips, pass, tiles_y, ci, true, work);
+        if (!shared) return;
+        constexpr long SOME = 8;
+        long pieces = (ci + SOME - 1) / SOME;
+        team.each(this->panels(co) * pieces, [&](long n, Scratch<T>& s) {
+            long c = n % pieces * SOME;
+            learn_tiles<OUT>(all, strips, plane, 0, ci, n / pieces * PANEL<T>, c,
+                             std::min<long>(c + SOME, ci), s.weights, hyper);
+        });
+    }
+
+    // A g A^T of a phase's tiles [start, stop): 36 matrices (tiles x channels).
+    template <int OUT>
+    void transform_gradient(int phase, long start, long stop, T* v) {
+        long plane = spread<T>((stop - start) * co);
+        for (long n = start; n < stop; n++) {
+            const T* at[OUT * OUT];
+            std::fill(at, at + OUT * OUT, nullptr);
+            each_output<OUT>(phase, n, [&](int y, int x, long pixel) {
+                at[OUT * y + x] = to.gradient + pixel * co;
+            });
+            T* m = v + (n - start) * co;
+            for (int c = 0; c < co; c += V<T>) {
+                Vec<T> half[6 * OUT];
+                for (int x = 0; x < OUT; x++) {
+                    Vec<T> d[OUT];
+                    for (int y = 0; y < OUT; y++)
+                        d[y] = at[OUT * y + x] ? load(at[OUT * y + x] + c) : Vec<T>{};
+                    Points<T, OUT>::output_adjoint(d, 1, half + x, OUT);
+                }
+                for (int y = 0; y < 6; y++) {
+                    Vec<T> t[6];
+                    Points<T, OUT>::output_adjoint(half + OUT * y, 1, t, 1);
+                    for (int x = 0; x < 6; x++) store(m + (6 * y + x) * plane + c, t[x]);
+                }
+            }
+        }
+    }
+
+    // Adam on channels [c0, c1) of a panel of the weights. Their gradient is G^T dU G; dU is in
+    // `parts` parts, each of 36 matrices of channels [u0, u1) for each pair of phases.
+    template <int OUT>
+    void learn_tiles(const T* u, int parts, long plane, long u0, long u1, long column, long c0,
+                     long c1, Array<T>& gradient, const Hyper& hyper) {
+        constexpr int N = 7 - OUT;
+        long width = std::min<long>(PANEL<T>, co - column), size = (c1 - c0) * width;
+        gradient.grow(N * N * size);
+        for (int pair = 0; pair < pairs(); pair++) {
+            for (long n = 0; n < size; n += V<T>) {
+                const T* at = u + 36 * pair * plane + column * (u1 - u0) + (c0 - u0) * width + n;
+                Vec<T> full[36], half[6 * N], k[N * N];
+                for (int e = 0; e < 36; e++) full[e] = load(at + e * plane);
+                for (int part = 1; part < parts; part++)
+                    for (int e = 0; e < 36; e++)
+                        full[e] += load(at + (part * 36L * pairs() + e) * plane);
+                for (int x = 0; x < 6; x++) Points<T, OUT>::weight_adjoint(full + x, 6, half + x, 6);
+                for (int y = 0; y < N; y++)
+                    Points<T, OUT>::weight_adjoint(half + 6 * y, 1, k + N * y, 1);
+                for (int t = 0; t < N * N; t++) store(gradient + t * size + n, k[t]);
+            }
+            for (int t = 0; t < N * N; t++) {
+                int real = tap_2d(pair / outs(), pair % outs(), t / N, t % N);
+                if (real < 0) continue;
+                Place to = place(real, column);
+                const T* g = gradient + t * size;
+                long first = to.first + c0 * to.row - weights.value;
+                if (to.row == width) weights.update(g, first, size, hyper);
+                else
+                    for (long i = 0; i < c1 - c0; i++)
+                        weights.update(g + i * width, first + i * to.row, width, hyper);
+            }
+        }
+    }
+
+    // A phase's gradient: B dV B^T, tiles overlapping.
+    template <int OUT>
+    void add_input_gradients(int phase, long start, long stop, long c0, long c1, const T* v) {
+        constexpr int PAD = (6 - OUT) / 2;
+        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
+        each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
+            for (long n = start; n < stop && map.gradient; n++) {
+                int y0 = int(n / tiles_x) * OUT - PAD, x0 = int(n % tiles_x) * OUT - PAD;
+                const T* source = v + (n - start) * wide + place - lo;
+                for (long c = lo; c < hi; c += V<T>) {
+                    Vec<T> half[36];
+                    for (int x = 0; x < 6; x++) {
+                        Vec<T> d[6];
+                        for (int y = 0; y < 6; y++) d[y] = load(source + (6 * y + x) * plane + c);
+                        Points<T, OUT>::input_adjoint(d, 1, half + x, 6);
+                    }
+                    for (int y = 0; y < 6; y++) {
+                        int yy = in_step * (y0 + y) + phase / in_step;
+                        if (yy < 0 || yy >= map.h) continue;
+                        Vec<T> t[6];
+                        Points<T, OUT>::input_adjoint(half + 6 * y, 1, t, 1);
+                        for (int x = 0; x < 6; x++) {
+                            int xx = in_step * (x0 + x) + phase % in_step;
+                            if (xx < 0 || xx >= map.w) continue;
+                            T* g = map.gradient + (long(yy) * map.w + xx) * map.c + c;
+                            store(g, load(g) + t[x]);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    void forward_winograd(Team<T>& team) {
+        out == 4 ? forward_tiles<4>(team) : forward_tiles<2>(team);
+    }
+    void backward_winograd(Team<T>& team, const Hyper& hyper) {
+        out == 4 ? backward_tiles<4>(team, hyper) : backward_tiles<2>(team, hyper);
+    }
+};
+
+enum Norm { NONE, INSTANCE, AFFINE };  // affine: with a learned scale and shift per channel
+
+// A convolution of one map or two side by side, with bias or normalization.
+template <class T> struct Conv : Winograd<T> {
+    using Filter<T>::to, Filter<T>::window, Filter<T>::weights, Filter<T>::bias;
+    using Filter<T>::taps, Filter<T>::at_once;
+    using Winograd<T>::from, Winograd<T>::ci, Winograd<T>::co, Winograd<T>::strips;
+    using typename Winograd<T>::Place;
+    Norm norm;
+    int real_in, real_out;
+    std::vector<T> inverse;  // 1 / standard deviation, where normalized
+    Weights<T> scale, shift;
+    Array<T> standard;  // the normalized values before scale and shift, which may be 0
+
+    Conv(std::vector<Map<T>*> from, Map<T>& to, int in, int out, int kernel, int stride, Norm norm)
+        : Winograd<T>(from, to, {kernel, stride, to.w}, stride, 1), norm(norm), real_in(in),
+          real_out(out), inverse(to.c), scale(norm == AFFINE ? co : 0),
+          shift(norm == AFFINE ? co : 0) {
+        if (norm == AFFINE) standard = Array<T>(to.value.size);
+        if (this->is_wide(ci)) return;
+        strips = this->out ? this->cut_tiles()
+                           : this->cut(to.h, (kernel - 1) / stride, to.pixels(), 64, weights.size);
     }
 
     // PyTorch's (out, in, k, k) and (out,).
@@ -664,7 +1127,7 @@ template <class T> struct Conv : Filter<T> {
                 for (int t = 0; t < taps; t++) {
                     long column = o / PANEL<T> * PANEL<T>;
                     long width = std::min<long>(PANEL<T>, co - column);
-                    T* row = matrix().at(long(t) * ci + place(i), column, width);
+                    T* row = matrix().at(long(t) * ci + input(i), column, width);
                     f(weights, row - weights.value + o - column);
                 }
         for (int o = 0; o < real_out; o++) f(bias, o);
@@ -679,30 +1142,19 @@ template <class T> struct Conv : Filter<T> {
     }
     Matrix<T> matrix() { return {weights.value, 0, long(taps) * ci}; }
 
+    Place place(int tap, long column) override {
+        long width = std::min<long>(PANEL<T>, co - column);
+        return {matrix().at(long(tap) * ci, column, width), width};
+    }
+
     // Where input channel i lies when both maps are padded.
-    long place(int i) const {
+    long input(int i) const {
         int half = real_in / int(from.size());
         return i < half ? i : from[0]->c + i - half;
     }
 
-    bool differentiable() const {
-        for (auto* map : from)
-            if (map->gradient) return true;
-        return false;
-    }
-
-    // f(map, first and last channel in it, first channel's place behind c0) for channels [c0, c1).
-    template <class F> void each_map(long c0, long c1, F f) const {
-        long offset = 0;
-        for (auto* map : from) {
-            long lo = std::max(c0 - offset, 0L), hi = std::min<long>(c1 - offset, map->c);
-            if (lo < hi) f(*map, lo, hi, offset + lo - c0);
-            offset += map->c;
-        }
-    }
-
     void gather(long start, long stop, int t0, int t1, T* rows, long ld, long c0, long c1) {
-        each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
+        this->each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
             window.gather(map, map.value, map.relu, start, stop, t0, t1, rows + place, ld, c1 - c0,
                           lo, hi);
         });
@@ -733,7 +1185,7 @@ template <class T> struct Conv : Filter<T> {
     }
 
     void backward_gathered(Team<T>& team, const Hyper& hyper) {
-        bool pass = differentiable(), shared = strips > 1;
+        bool pass = this->differentiable(), shared = strips > 1;
         bool few = !shared && to.pixels() <= this->FEW;
         if (shared) {
             team.shared.gradients.grow(strips * weights.size);
@@ -778,7 +1230,7 @@ template <class T> struct Conv : Filter<T> {
                             product<T>(stop - p, high, co, g, co, 1,
                                        {turned + i * high * co, 0, co}, 0,
                                        {s.columns + i * high, ld, 0}, 0, false);
-                    each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
+                    this->each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
                         if (map.gradient)
                             window.scatter(map, map.gradient, p, stop, t, end, s.columns + place,
                                            ld, wide, lo, hi);
@@ -798,300 +1250,10 @@ template <class T> struct Conv : Filter<T> {
         if (shared) this->learn(team, strips, hyper);
     }
 
-    // ---- Winograd F(4 x 4, 3 x 3): Y = A^T [(G w G^T) . (B^T x B)] A, tile by tile
-
-    int tiles_y, tiles_x;
-
-    // Interpolation points 0, ±1/√2, ±√2, ∞: seven times more exact in float32 than 0, ±1, ±2, ∞.
-    static constexpr T R = T(0.70710678118654752440), S = T(1.41421356237309504880);
-
-    static void input_1d(const Vec<T>* d, int s, Vec<T>* t, int ts) {
-        Vec<T> a = d[4 * s] - T(2) * d[2 * s], b = R * d[3 * s] - S * d[s];
-        Vec<T> c = d[4 * s] - T(0.5) * d[2 * s], e = S * d[3 * s] - R * d[s];
-        t[0] = d[0] - T(2.5) * d[2 * s] + d[4 * s];
-        t[ts] = a + b;
-        t[2 * ts] = a - b;
-        t[3 * ts] = c + e;
-        t[4 * ts] = c - e;
-        t[5 * ts] = d[s] - T(2.5) * d[3 * s] + d[5 * s];
-    }
-    static void input_adjoint_1d(const Vec<T>* t, int s, Vec<T>* d, int ds) {
-        Vec<T> plus = t[s] + t[2 * s], minus = t[s] - t[2 * s];
-        Vec<T> plus2 = t[3 * s] + t[4 * s], minus2 = t[3 * s] - t[4 * s];
-        d[0] = t[0];
-        d[ds] = t[5 * s] - S * minus - R * minus2;
-        d[2 * ds] = T(-2.5) * t[0] - T(2) * plus - T(0.5) * plus2;
-        d[3 * ds] = R * minus + S * minus2 - T(2.5) * t[5 * s];
-        d[4 * ds] = t[0] + plus + plus2;
-        d[5 * ds] = t[5 * s];
-    }
-    static void output_1d(const Vec<T>* m, int s, Vec<T>* y, int ys) {
-        Vec<T> plus = m[s] + m[2 * s], minus = m[s] - m[2 * s];
-        Vec<T> plus2 = m[3 * s] + m[4 * s], minus2 = m[3 * s] - m[4 * s];
-        y[0] = m[0] + plus + plus2;
-        y[ys] = R * minus + S * minus2;
-        y[2 * ys] = T(0.5) * plus + T(2) * plus2;
-        y[3 * ys] = T(0.5) * R * minus + T(2) * S * minus2 + m[5 * s];
-    }
-    static void output_adjoint_1d(const Vec<T>* y, int s, Vec<T>* m, int ms) {
-        Vec<T> even = y[0] + T(0.5) * y[2 * s], odd = R * (y[s] + T(0.5) * y[3 * s]);
-        Vec<T> even2 = y[0] + T(2) * y[2 * s], odd2 = S * (y[s] + T(2) * y[3 * s]);
-        m[0] = y[0];
-        m[ms] = even + odd;
-        m[2 * ms] = even - odd;
-        m[3 * ms] = even2 + odd2;
-        m[4 * ms] = even2 - odd2;
-        m[5 * ms] = y[3 * s];
-    }
-    static void weight_1d(const Vec<T>* w, int s, Vec<T>* u, int us) {
-        Vec<T> a = T(-2.0 / 3) * w[0] - T(1.0 / 3) * w[2 * s], b = (T(-1.0 / 3) * S) * w[s];
-        Vec<T> c = T(1.0 / 6) * w[0] + T(1.0 / 3) * w[2 * s], d = (T(1.0 / 6) * S) * w[s];
-        u[0] = w[0];
-        u[us] = a + b;
-        u[2 * us] = a - b;
-        u[3 * us] = c + d;
-        u[4 * us] = c - d;
-        u[5 * us] = w[2 * s];
-    }
-    static void weight_adjoint_1d(const Vec<T>* u, int s, Vec<T>* w, int ws) {
-        Vec<T> plus = u[s] + u[2 * s], minus = u[s] - u[2 * s];
-        Vec<T> plus2 = u[3 * s] + u[4 * s], minus2 = u[3 * s] - u[4 * s];
-        w[0] = u[0] - T(2.0 / 3) * plus + T(1.0 / 6) * plus2;
-        w[ws] = (T(1.0 / 6) * S) * minus2 - (T(1.0 / 3) * S) * minus;
-        w[2 * ws] = T(1.0 / 3) * (plus2 - plus) + u[5 * s];
-    }
-
-    long tiles_at_once(long channels) const {
-        long fit = (768L << 10) / (36 * channels * long(sizeof(T)));
-        return std::max(5L, fit / ROWS) * ROWS;
-    }
-
-    // G w G^T as 36 matrices (ci x co) in panels, and, if asked for, their transposes.
-    void transform_weights(Team<T>& team, T* u, T* turned) {
-        const T* w = weights.value;
-        long plane = spread<T>(long(ci) * co);
-        team.parts(long(ci) * co / V<T>, 64, [&](long start, long stop, long) {
-            for (long n = start; n < stop; n++) {
-                long o = n / ci * V<T>, i = n % ci;
-                long column = o / PANEL<T> * PANEL<T>, width = std::min<long>(PANEL<T>, co - column);
-                Vec<T> k[9], half[18], full[36];
-                for (int t = 0; t < 9; t++)
-                    k[t] = load(w + column * 9 * ci + (t * ci + i) * width + o - column);
-                for (int x = 0; x < 3; x++) weight_1d(k + x, 3, half + x, 3);
-                for (int y = 0; y < 6; y++) weight_1d(half + 3 * y, 1, full + 6 * y, 1);
-                if (u)
-                    for (int e = 0; e < 36; e++)
-                        store(u + e * plane + column * ci + i * width + o - column, full[e]);
-                if (!turned) continue;
-                long c2 = i / PANEL<T> * PANEL<T>, w2 = std::min<long>(PANEL<T>, ci - c2);
-                for (int e = 0; e < 36; e++) {
-                    T* target = turned + e * plane + c2 * co + o * w2 + i - c2;
-                    for (int l = 0; l < V<T>; l++) target[l * w2] = full[e][l];
-                }
-            }
-        });
-    }
-
-    // B^T x B of tiles [start, stop), channels [c0, c1): 36 matrices (tiles x channels).
-    void transform_input(long start, long stop, long c0, long c1, T* v, const T* zero) {
-        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
-        each_map(c0, c1, [&](const Map<T>& map, long lo, long hi, long place) {
-            for (long n = start; n < stop; n++) {
-                int y0 = int(n / tiles_x) * 4 - 1, x0 = int(n % tiles_x) * 4 - 1;
-                const T* at[36];
-                for (int y = 0; y < 6; y++)
-                    for (int x = 0; x < 6; x++) {
-                        int yy = y0 + y, xx = x0 + x;
-                        bool inside = yy >= 0 && yy < map.h && xx >= 0 && xx < map.w;
-                        at[6 * y + x] =
-                            inside ? map.value + (long(yy) * map.w + xx) * map.c : zero;
-                    }
-                T* target = v + (n - start) * wide + place - lo;
-                for (long c = lo; c < hi; c += V<T>) {
-                    Vec<T> half[36];
-                    for (int x = 0; x < 6; x++) {
-                        Vec<T> d[6];
-                        for (int y = 0; y < 6; y++) {
-                            d[y] = load(at[6 * y + x] + c);
-                            if (map.relu) d[y] = positive<T>(d[y]);
-                        }
-                        input_1d(d, 1, half + x, 6);
-                    }
-                    for (int y = 0; y < 6; y++) {
-                        Vec<T> t[6];
-                        input_1d(half + 6 * y, 1, t, 1);
-                        for (int x = 0; x < 6; x++) store(target + (6 * y + x) * plane + c, t[x]);
-                    }
-                }
-            }
-        });
-    }
-
-    void forward_winograd(Team<T>& team) {
-        long all = long(tiles_y) * tiles_x, step = tiles_at_once(ci + co);
-        if (team.size() > 1) step = std::min(step, up(all / (4 * team.size()) + 1, ROWS));
-        long plane = spread<T>(long(ci) * co);
-        team.shared.weights.grow(36 * plane);
-        T* u = team.shared.weights;
-        team.zero.grow(ci);
-        transform_weights(team, u, nullptr);
-        team.each((all + step - 1) / step, [&](long block, Scratch<T>& s) {
-            s.columns.grow(36 * spread<T>(step * ci));
-            s.block.grow(36 * spread<T>(step * co));
-            long start = block * step, stop = std::min(start + step, all), n = stop - start;
-            long pi = spread<T>(n * ci), po = spread<T>(n * co);
-            transform_input(start, stop, 0, ci, s.columns, team.zero);
-            for (int e = 0; e < 36; e++)
-                product<T>(n, co, ci, s.columns + e * pi, ci, 1, {u + e * plane, 0, ci}, 0,
-                           {s.block + e * po, co, 0}, 0, false);
-            for (long i = start; i < stop; i++) {
-                int y0 = int(i / tiles_x) * 4, x0 = int(i % tiles_x) * 4;
-                int h = std::min(4, to.h - y0), w = std::min(4, to.w - x0);
-                const T* m = s.block + (i - start) * co;
-                for (int c = 0; c < co; c += V<T>) {
-                    Vec<T> half[24], b = load(bias.value + c);
-                    for (int x = 0; x < 6; x++) {
-                        Vec<T> d[6];
-                        for (int y = 0; y < 6; y++) d[y] = load(m + (6 * y + x) * po + c);
-                        output_1d(d, 1, half + x, 6);
-                    }
-                    for (int y = 0; y < h; y++) {
-                        Vec<T> row[4];
-                        output_1d(half + 6 * y, 1, row, 1);
-                        T* target = to.value + (long(y0 + y) * to.w + x0) * co + c;
-                        for (int x = 0; x < w; x++) store(target + x * co, row[x] + b);
-                    }
-                }
-            }
-        });
-    }
-
-    void backward_winograd(Team<T>& team, const Hyper& hyper) {
-        bool pass = differentiable(), shared = strips > 1;
-        long plane = spread<T>(long(ci) * co);
-        T *all = nullptr, *turned = nullptr;
-        if (shared) {
-            team.shared.gradients.grow(strips * 36 * plane);
-            all = team.shared.gradients;
-        }
-        if (pass) {
-            team.shared.turned.grow(36 * plane);
-            turned = team.shared.turned;
-            transform_weights(team, nullptr, turned);
-        }
-        team.zero.grow(ci);
-        auto work = [&](long y0, long y1, long c0, long c1, long strip, Scratch<T>& s) {
-            long wide = c1 - c0, begin = y0 * tiles_x, over = y1 * tiles_x;
-            long own = spread<T>(wide * co), step = tiles_at_once(wide + co);
-            long blocks = (over - begin + step - 1) / step;  // of equal sizes
-            step = up((over - begin + blocks - 1) / blocks, ROWS);
-            s.columns.grow(36 * spread<T>(step * wide));
-            s.block.grow(36 * spread<T>(step * co));
-            if (!shared) s.gradients.grow(36 * own);
-            T* u = shared ? all + strip * 36 * plane : s.gradients + 0;
-            for (long start = begin; start < over; start += step) {
-                long stop = std::min(start + step, over), n = stop - start;
-                long pi = spread<T>(n * wide), po = spread<T>(n * co);
-                for (long i = start; i < stop; i++) {  // dM = A g A^T
-                    int y0 = int(i / tiles_x) * 4, x0 = int(i % tiles_x) * 4;
-                    int h = std::min(4, to.h - y0), w = std::min(4, to.w - x0);
-                    T* m = s.block + (i - start) * co;
-                    for (int c = 0; c < co; c += V<T>) {
-                        Vec<T> half[24];
-                        for (int x = 0; x < 4; x++) {
-                            Vec<T> d[4];
-                            for (int y = 0; y < 4; y++)
-                                d[y] = y < h && x < w ? load(to.gradient +
-                                                             (long(y0 + y) * to.w + x0 + x) * co + c)
-                                                      : Vec<T>{};
-                            output_adjoint_1d(d, 1, half + x, 4);
-                        }
-                        for (int y = 0; y < 6; y++) {
-                            Vec<T> t[6];
-                            output_adjoint_1d(half + 4 * y, 1, t, 1);
-                            for (int x = 0; x < 6; x++) store(m + (6 * y + x) * po + c, t[x]);
-                        }
-                    }
-                }
-                transform_input(start, stop, c0, c1, s.columns, team.zero);
-                for (int e = 0; e < 36; e++) {
-                    T *v = s.columns + e * pi, *m = s.block + e * po;
-                    product<T>(wide, co, n, v, 1, wide, {m, co, 0}, 0, {u + e * own, 0, wide}, 0,
-                               start > begin);
-                    if (pass)
-                        product<T>(n, wide, co, m, co, 1, {turned + e * plane + c0 * co, 0, co}, 0,
-                                   {v, wide, 0}, 0, false);
-                }
-                if (pass) add_input_gradients(start, stop, c0, c1, s.columns);
-            }
-            for (long column = 0; column < co && !shared; column += PANEL<T>)
-                learn_winograd(u, 1, own, c0, c1, column, c0, c1, s.weights, hyper);
-        };
-        this->share(team, strips, pass, tiles_y, ci, true, work);
-        if (!shared) return;
-        constexpr long SOME = 8;
-        long pieces = (ci + SOME - 1) / SOME;
-        team.each(this->panels(co) * pieces, [&](long n, Scratch<T>& s) {
-            long c = n % pieces * SOME;
-            learn_winograd(all, strips, plane, 0, ci, n / pieces * PANEL<T>, c,
-                           std::min<long>(c + SOME, ci), s.weights, hyper);
-        });
-    }
-
-    // Adam on channels [c0, c1) of a panel of the weights. Their gradient is G^T dU G; dU is in
-    // `parts` parts, each of 36 matrices of channels [u0, u1).
-    void learn_winograd(const T* u, int parts, long plane, long u0, long u1, long column, long c0,
-                        long c1, Array<T>& gradient, const Hyper& hyper) {
-        long width = std::min<long>(PANEL<T>, co - column), size = (c1 - c0) * width;
-        gradient.grow(9 * size);
-        for (long n = 0; n < size; n += V<T>) {
-            const T* at = u + column * (u1 - u0) + (c0 - u0) * width + n;
-            Vec<T> full[36], half[18], k[9];
-            for (int e = 0; e < 36; e++) full[e] = load(at + e * plane);
-            for (int part = 1; part < parts; part++)
-                for (int e = 0; e < 36; e++) full[e] += load(at + (part * 36 + e) * plane);
-            for (int x = 0; x < 6; x++) weight_adjoint_1d(full + x, 6, half + x, 6);
-            for (int y = 0; y < 3; y++) weight_adjoint_1d(half + 6 * y, 1, k + 3 * y, 1);
-            for (int t = 0; t < 9; t++) store(gradient + t * size + n, k[t]);
-        }
-        for (int t = 0; t < 9; t++)
-            weights.update(gradient + t * size,
-                           matrix().at(long(t) * ci + c0, column, width) - weights.value, size,
-                           hyper);
-    }
-
-    // x's gradient: B dV B^T, tiles overlapping.
-    void add_input_gradients(long start, long stop, long c0, long c1, const T* v) {
-        long wide = c1 - c0, plane = spread<T>((stop - start) * wide);
-        each_map(c0, c1, [&](Map<T>& map, long lo, long hi, long place) {
-            for (long n = start; n < stop && map.gradient; n++) {
-                int y0 = int(n / tiles_x) * 4 - 1, x0 = int(n % tiles_x) * 4 - 1;
-                const T* source = v + (n - start) * wide + place - lo;
-                for (long c = lo; c < hi; c += V<T>) {
-                    Vec<T> half[36];
-                    for (int x = 0; x < 6; x++) {
-                        Vec<T> d[6];
-                        for (int y = 0; y < 6; y++) d[y] = load(source + (6 * y + x) * plane + c);
-                        input_adjoint_1d(d, 1, half + x, 6);
-                    }
-                    for (int y = 0; y < 6; y++) {
-                        if (y0 + y < 0 || y0 + y >= map.h) continue;
-                        Vec<T> t[6];
-                        input_adjoint_1d(half + 6 * y, 1, t, 1);
-                        T* g = map.gradient + (long(y0 + y) * map.w + x0) * map.c + c;
-                        for (int x = 0; x < 6; x++)
-                            if (x0 + x >= 0 && x0 + x < map.w)
-                                store(g + x * map.c, load(g + x * map.c) + t[x]);
-                    }
-                }
-            }
-        });
-    }
-
     // ---- the layer
 
     void forward(Team<T>& team) override {
-        winograd ? forward_winograd(team) : forward_gathered(team);
+        this->out ? this->forward_winograd(team) : forward_gathered(team);
         if (norm == NONE) return;
         // Per channel: (y - mean) / standard deviation, in place.
         std::vector<double> mean(co), square(co), unused(co);
@@ -1141,7 +1303,7 @@ template <class T> struct Conv : Filter<T> {
                 store(g + i, d * load(factor.data() + c));
             });
         }
-        winograd ? backward_winograd(team, hyper) : backward_gathered(team, hyper);
+        this->out ? this->backward_winograd(team, hyper) : backward_gathered(team, hyper);
         // A normalized map does not change with its bias.
         if (norm == NONE) bias.update(shifts.data(), 0, co, hyper);
         if (norm != AFFINE) return;
@@ -1151,22 +1313,22 @@ template <class T> struct Conv : Filter<T> {
 };
 
 // A 4 x 4 deconvolution with stride 2: every input pixel adds a window to the output.
-template <class T> struct Deconv : Filter<T> {
+template <class T> struct Deconv : Winograd<T> {
     using Filter<T>::to, Filter<T>::window, Filter<T>::weights, Filter<T>::bias;
     using Filter<T>::taps, Filter<T>::at_once;
+    using Winograd<T>::ci, Winograd<T>::co, Winograd<T>::strips;
+    using typename Winograd<T>::Place;
     Map<T>& from;
-    int real_in, real_out, ci, co;
+    int real_in, real_out;
     bool divisible;  // into output channels: no panel of the weights has two taps' channels
-    int forward_strips, backward_strips;
+    int forward_strips = 1;
 
     Deconv(Map<T>& from, Map<T>& to, int in, int out)
-        : Filter<T>(to, {4, 2, from.w}, long(from.c) * to.c), from(from), real_in(in),
-          real_out(out), ci(from.c), co(to.c) {
-        divisible = co % PANEL<T> == 0;
-        forward_strips =
-            divisible && this->is_wide(co) ? 1 : this->cut(from.h, 1, from.pixels(), 16, 0);
-        backward_strips =
-            this->is_wide(ci) ? 1 : this->cut(from.h, 1, from.pixels(), 64, weights.size);
+        : Winograd<T>({&from}, to, {4, 2, from.w}, 1, 2), from(from), real_in(in), real_out(out),
+          divisible(co % PANEL<T> == 0) {
+        if (!divisible || !this->is_wide(co)) forward_strips = this->cut(from.h, 1, from.pixels(), 16, 0);
+        if (this->is_wide(ci)) return;
+        strips = this->out ? this->cut_tiles() : this->cut(from.h, 1, from.pixels(), 64, weights.size);
     }
 
     Matrix<T> matrix() { return {weights.value, 0, ci}; }  // ci x (tap, co)
@@ -1182,6 +1344,11 @@ template <class T> struct Deconv : Filter<T> {
         for (int o = 0; o < real_out; o++) f(bias, o);
     }
 
+    Place place(int tap, long column) override {
+        long n = long(tap) * co + column, panel = n / PANEL<T> * PANEL<T>;
+        return {matrix().at(0, panel, PANEL<T>) + n - panel, PANEL<T>};
+    }
+
     // Input pixels [start, stop) after their ReLU.
     void inputs(long start, long stop, T* rows) {
         for (long i = start * ci; i < stop * ci; i += V<T>)
@@ -1190,6 +1357,7 @@ template <class T> struct Deconv : Filter<T> {
     }
 
     void forward(Team<T>& team) override {
+        if (this->out) return this->forward_winograd(team);
         each(team, to, [&](long i, int c) { store(to.value + i, load(bias.value + c)); });
         auto work = [&](long y0, long y1, long o0, long o1, long, Scratch<T>& s) {
             long wide = o1 - o0, begin = y0 * from.w, over = y1 * from.w;
@@ -1226,8 +1394,8 @@ template <class T> struct Deconv : Filter<T> {
         });
         std::vector<T> gradient(first.begin(), first.end());
         bias.update(gradient.data(), 0, co, hyper);
+        if (this->out) return this->backward_winograd(team, hyper);
 
-        int strips = backward_strips;
         bool shared = strips > 1, few = !shared && from.pixels() <= this->FEW;
         if (shared) {
             team.shared.gradients.grow(strips * weights.size);
