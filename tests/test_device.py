@@ -55,6 +55,14 @@ def test_visible_gpus_are_those_of_the_environment(monkeypatch, variable, expect
     assert device.visible_gpus() == expected
 
 
+def test_jobs_compute_in_ieee_float32():
+    """PyTorch's own default lets convolutions on a GPU use TF32."""
+    with device.tf32(True):
+        device.prepare(threads=torch.get_num_threads(), device="cpu")
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_device_that_is_absent_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA GPU: use cpu"):

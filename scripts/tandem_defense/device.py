@@ -1,9 +1,11 @@
-"""Where a job computes, and with how many threads."""
+"""Where a job computes, with how many threads, how exactly, and in how much memory."""
 
 import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ _held: list[FileLock] = []  # until this process ends
 
 
 def prepare(threads: int = 1, device: str = "auto") -> torch.device:
-    """Set the number of CPU threads and choose the device.
+    """Set the number of CPU threads and choose the device; float32 is IEEE's on every device.
 
     threads : no more than there are CPUs for this process are taken, with a warning
     device : ``auto`` (a GPU if there is one, of several one that no other job has), ``cpu``,
@@ -26,6 +28,7 @@ def prepare(threads: int = 1, device: str = "auto") -> torch.device:
     torch.set_num_threads(threads)
     # Late in an optimization Adam's second moments fall below 1e-38, where x86 is slow.
     torch.set_flush_denormal(True)
+    set_tf32(False)
     if device == "auto":
         gpus = visible_gpus()
         if len(gpus) > 1 and not _held:
@@ -39,6 +42,40 @@ def prepare(threads: int = 1, device: str = "auto") -> torch.device:
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device 'mps' was asked for, but there is no MPS device: use cpu")
     return torch.device(device)
+
+
+def set_tf32(on: bool) -> None:
+    """Whether NVIDIA GPUs compute convolutions and matrix products in TF32, or in IEEE float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on
+
+
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """:func:`set_tf32`, and afterwards as it was before."""
+    # The older flags raise where somebody has set the newer ones, which always tell.
+    modes = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [mode.fp32_precision for mode in modes]
+    try:
+        older = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        older = None
+    set_tf32(on)
+    try:
+        yield
+    finally:
+        if older:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = older
+        else:
+            for mode, value in zip(modes, before, strict=True):
+                mode.fp32_precision = value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory has ended, in PyTorch's words, cuDNN's, cuBLAS's or a graph's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    words = ("out of memory", "unable to find an engine", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def cpus() -> int:
@@ -83,3 +120,36 @@ def claim(gpus: list[str], folder: str | Path | None = None) -> str:
             _held.append(lock)
             return gpu
         time.sleep(1)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known = dict(line.split(":", 1) for line in lines)
+        limits.append(1024 * int(known["MemAvailable"].split()[0]))
+    except (OSError, KeyError):
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    # A container's limit, or a cluster job's: of its own control group, or of one above it.
+    for group in _groups():
+        try:
+            most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            limits.append(most - now)
+        except (OSError, ValueError):  # none there, or "max": no limit
+            pass
+    return min(limits, default=None)
+
+
+def _groups() -> list[Path]:
+    """The folders of this process's control group (version 2) and of those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    except (OSError, StopIteration):
+        return []
+    top = Path("/sys/fs/cgroup")
+    return [top / part for part in (Path(path), *Path(path).parents)]

@@ -1,6 +1,7 @@
 """Every engine equals the plain loop, and a task depends on nothing but itself."""
 
 import pytest
+import torch
 from priors import ENGINES, PRIORS, apart, run, settings, tasks
 
 from tandem_defense.restoration import engine, reference
@@ -30,6 +31,29 @@ def test_a_task_depends_on_nothing_but_itself(name):
         some = run(ENGINES[name], architecture, [work[i] for i in order], steps=(20,), batch=batch)
         expected = {(k, 20): whole[i, 20] for k, i in enumerate(order)}
         assert apart(some, expected) <= limit
+
+
+def test_float32_is_ieee_s_while_a_fit_computes_and_the_caller_s_in_between():
+    """Also where the caller has set PyTorch's newer switches, which the older ones cannot read."""
+    modes = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before, seen = [mode.fp32_precision for mode in modes], []
+
+    def look(steps):
+        seen.extend(mode.fp32_precision for mode in modes)
+
+    work = tasks(PRIORS["dip2"], 1)
+    try:
+        for mine in (["tf32", "tf32"], ["ieee", "tf32"]):
+            for mode, value in zip(modes, mine, strict=True):
+                mode.fp32_precision = value
+            for _ in engine.fit(
+                PRIORS["dip2"], work, settings((1, 2)), engine="reference", progress=look
+            ):
+                assert [mode.fp32_precision for mode in modes] == mine
+    finally:
+        for mode, value in zip(modes, before, strict=True):
+            mode.fp32_precision = value
+    assert len(seen) == 8 and "tf32" not in seen
 
 
 def test_no_tasks_no_readouts():

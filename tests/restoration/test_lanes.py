@@ -5,26 +5,82 @@ from dataclasses import replace
 
 import pytest
 import torch
-from priors import PRIORS, apart, run, tasks
+from priors import PRIORS, apart, run, settings, tasks
 
 from tandem_defense.restoration import lanes, reference
 from tandem_defense.restoration.reference import Task
 
 
-def test_out_of_memory_halves_the_lanes_and_repeats_no_readout(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["allocator", "capture", "cuDNN", "cuBLAS"],
+)
+def test_out_of_memory_halves_the_lanes_and_repeats_no_readout(monkeypatch, error):
     """The lanes shrink until they fit; what was read out is not read out again."""
     architecture = PRIORS["dip2"]
     work = tasks(architecture, 5)
-    expected = run(lanes.fit, architecture, work, steps=(4, 8), batch=1)
+    expected = run(lanes.fit, architecture, work, steps=(2, 4), batch=1)
     step, calls = lanes.Fit.step, itertools.count()
 
     def scarce(self):
-        if self.network.lanes > 1 and next(calls) >= 6:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        if self.network.lanes > 1 and next(calls) >= 3:
+            raise error
         step(self)
 
     monkeypatch.setattr(lanes.Fit, "step", scarce)
-    assert apart(run(lanes.fit, architecture, work, steps=(4, 8), batch=4), expected) < 1e-6
+    assert apart(run(lanes.fit, architecture, work, steps=(2, 4), batch=4), expected) < 1e-6
+
+
+def test_any_other_error_is_the_caller_s(monkeypatch):
+    def broken(self):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(lanes.Fit, "step", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run(lanes.fit, PRIORS["dip2"], tasks(PRIORS["dip2"], 2), steps=(1,), batch=2)
+
+
+@pytest.mark.parametrize(
+    ("images", "most", "used"),
+    [(125, 64, 63), (50, 64, 50), (125, 50, 42), (1, 64, 1), (65, 64, 33)],
+)
+def test_the_last_round_is_as_full_as_the_first(images, most, used):
+    assert lanes.balanced(images, most) == used
+
+
+def test_a_checkpoint_of_all_lanes_fits_the_cpu_s_memory(monkeypatch):
+    """The state of an image, and early stopping's window, decide how many lanes."""
+    architecture = PRIORS["dip2"]
+    image = tasks(architecture, 1)[0].target
+
+    def build(count):
+        return lanes.Fit(architecture, count, image, settings((1,), precision="float32"))
+
+    state = sum(value.nbytes for value in build(1).save(0).values())
+    monkeypatch.setattr(lanes, "free_memory", lambda device: int(6.5 * state))
+    assert lanes.most_lanes(build, image, window=0) == 3
+    assert lanes.most_lanes(build, image, window=100) < 3
+
+
+def test_random_numbers_are_drawn_once_each_and_before_a_lane_is_free(monkeypatch):
+    architecture, drawn, first = PRIORS["dip2"], [], []
+
+    def draw(architecture, task):
+        drawn.append(task.seed)
+        return reference.draw(architecture, task)
+
+    monkeypatch.setattr(lanes, "draw", draw)
+    work = tasks(architecture, 5)
+    for _ in lanes.fit(architecture, work, settings((20,)), batch=2):
+        first.append(len(drawn))
+    assert first[0] > 2
+    assert sorted(drawn) == sorted(task.seed for task in work)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, AttackResult
+from tandem_defense.device import is_out_of_memory
 
 log = logging.getLogger(__name__)
 # Pixels attacked at a time: 11 photographs of 299 × 299 on a CPU, 93 on a GPU.
@@ -39,8 +40,8 @@ def in_batches(
                 labels[part].to(processor),
                 seeds=seeds[part],
             )
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
                 raise
             size //= 2
             torch.cuda.empty_cache()

@@ -13,6 +13,7 @@ from tandem_defense.cli.jobs import Job
 from tandem_defense.cli.pictures import Picture
 from tandem_defense.cli.progress import Progress, duration
 from tandem_defense.defenses.dip import TandemDIP, as_rgb
+from tandem_defense.device import free_memory
 from tandem_defense.restoration import cost
 from tandem_defense.restoration.reference import Task
 from tandem_defense.restoration.tiles import cut, join
@@ -88,7 +89,7 @@ def _memory(defense: TandemDIP, batches: Sequence[Sequence[Job]], device: torch.
     Where a CPU's memory has no room for a piece per thread, `defense` takes fewer side by side:
     a process that takes too much is killed by the system, without an error to go on from.
     """
-    free, most, threads = cost.available(device), 0, torch.get_num_threads()
+    free, most, threads = free_memory(device), 0, torch.get_num_threads()
     for batch in batches:
         height, width = batch[0].shape[1:]
         needed = max(cost.memory(prior, height, width, device) for prior in defense.priors())

@@ -27,7 +27,6 @@ def collect(config: dict) -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
         "seeds": {name: e["seeds"] for name, e in config["experiments"].items()},
         "configuration": config,
     }

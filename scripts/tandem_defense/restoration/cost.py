@@ -1,9 +1,7 @@
 """What a restoration will take, before it is made: memory, and time from its first steps."""
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -38,39 +36,6 @@ def memory(architecture: Architecture, height: int, width: int, device: torch.de
     parameters = 3 * sum(shape.numel() for shape in shapes(architecture))  # and Adam's averages
     images = (3 * architecture.inputs + 24) * height * width
     return 4 * (COPIES.get(device.type, COPIES["cuda"]) * outputs.total + parameters + images)
-
-
-def available(device: torch.device) -> int | None:
-    """Bytes that this process may still take on a device; None where that cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    limits = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known = dict(line.split(":", 1) for line in lines)
-        limits.append(1024 * int(known["MemAvailable"].split()[0]))
-    except (OSError, KeyError):
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    # A container's limit, or a cluster job's: of its own control group, or of one above it.
-    for group in _groups():
-        try:
-            most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            limits.append(most - now)
-        except (OSError, ValueError):  # none there, or "max": no limit
-            pass
-    return min(limits, default=None)
-
-
-def _groups() -> list[Path]:
-    """The folders of this process's control group (version 2) and of those above it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-    except (OSError, StopIteration):
-        return []
-    top = Path("/sys/fs/cgroup")
-    return [top / part for part in (Path(path), *Path(path).parents)]
 
 
 def seconds_per_step(

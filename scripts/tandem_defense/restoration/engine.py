@@ -1,17 +1,15 @@
 """Fitting priors to images: one independent optimization per image, many at once."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
 
+from tandem_defense.device import tf32
 from tandem_defense.restoration import lanes, native, reference
 from tandem_defense.restoration.reference import Architecture, FitSettings, ReadOut, Task
 from tandem_defense.settings import Count, check
-
-log = logging.getLogger(__name__)
 
 Engine = Literal["fast", "reference"]
 
@@ -50,28 +48,25 @@ def fit(
         compiled = device.type == "cpu" and settings.precision != "bf16" and native.library()
         implementation = native if compiled else lanes
         reads = implementation.fit(architecture, tasks, settings, batch=batch, progress=progress)
-    with matrix_mode(settings.precision, device):
-        while True:
-            # Autograd is needed to optimize, even under a caller's no_grad.
-            with torch.enable_grad():
-                read = next(reads, None)
-            if read is None:
-                return
-            yield read
+    while True:
+        # The caller's own work between two read-outs is none of the fit's business.
+        with _mode(settings.precision, device):
+            read = next(reads, None)
+        if read is None:
+            return
+        yield read
 
 
 @contextmanager
-def matrix_mode(precision: str, device: torch.device):
-    """Switch TF32 on for ``tf32``; say in the log what float32 means on this GPU."""
-    if device.type != "cuda":
+def _mode(precision: str, device: torch.device) -> Iterator[None]:
+    """How a fit computes: float32 is IEEE's, on its own device, with gradients."""
+    with ExitStack() as stack:
+        stack.enter_context(tf32(precision == "tf32"))
+        stack.enter_context(torch.enable_grad())  # also under a caller's no_grad
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+            # cuDNN's first plan is a guess: it tries several before a step is captured.
+            cudnn = torch.backends.cudnn
+            stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+            cudnn.benchmark = True
         yield
-        return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    try:
-        if precision == "tf32":
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
-        log.info("precision %s, TF32 in convolutions is %s", precision, tf32)
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -10,15 +10,15 @@ It also runs on the CPU, for bfloat16 and where no compiler is (native.py is sev
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tandem_defense.device import cpus, free_memory, is_out_of_memory
 from tandem_defense.restoration.record import Record, State
 from tandem_defense.restoration.reference import (
     Architecture,
@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 MOST = 64  # lanes; more gain nothing once every kernel fills the device
 SHARE = 0.8  # of the free memory
-SLICE = 10  # steps between two looks at whether to save
+HOST_SHARE = 0.5  # of the free memory of the CPU, which holds a checkpoint of all lanes
+SLICE = 10  # steps between two looks at whether to save, or whether an image has stopped
+AHEAD = 8  # images whose random numbers are drawn before a lane is free
 
 
 class Priors(nn.Module):
@@ -214,12 +216,21 @@ class Fit:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """The whole step as one graph; the lanes' weights are still zero, and are set later."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries choose their kernels and workspaces
                 self._step()
         torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        # The graph takes memory of its own; a capture that fails for want of it would leave
+        # PyTorch's allocator unusable.
+        needed = torch.cuda.max_memory_allocated() - before
+        torch.cuda.empty_cache()
+        if needed > torch.cuda.mem_get_info()[0]:
+            raise torch.OutOfMemoryError(f"the graph of a step needs {needed} bytes")
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()
@@ -295,6 +306,7 @@ class Lanes:
         self.fit, self.tasks, self.readouts = fit, tasks, settings.readouts
         self.record, self.progress, self.pool = record, progress, pool
         lanes = fit.network.lanes
+        self.drawn: dict[int, Future] = {}
         self.working: list[int | None] = [None] * lanes
         self.done, self.stopped = [0] * lanes, [False] * lanes
         self.monitor = None
@@ -314,12 +326,19 @@ class Lanes:
         """Give waiting tasks to free lanes; returns the lanes that have work."""
         waiting = self.record.waiting
         free = [lane for lane, task in enumerate(self.working) if task is None][: len(waiting)]
-        positions = [waiting.popleft() for _ in free]
-        drawing = partial(draw, self.fit.network.architecture)
-        drawn = self.pool.map(drawing, [self.tasks[position] for position in positions])
-        for lane, position, start in zip(free, positions, drawn, strict=True):
-            self._start(lane, position, *start)
+        self._draw(len(free))
+        for lane in free:
+            position = waiting.popleft()
+            self._start(lane, position, *self.drawn.pop(position).result())
+        self._draw(AHEAD)
         return [lane for lane, task in enumerate(self.working) if task is not None]
+
+    def _draw(self, count: int) -> None:
+        """Draw the random numbers of the tasks that wait first, beside the device's work."""
+        architecture = self.fit.network.architecture
+        for position in islice(self.record.waiting, count):
+            if position not in self.drawn:
+                self.drawn[position] = self.pool.submit(draw, architecture, self.tasks[position])
 
     def _start(self, lane: int, position: int, parameters: Tensor, z: Tensor) -> None:
         """Begin with a task in a lane, or go on where an earlier run was."""
@@ -336,15 +355,16 @@ class Lanes:
     def _advance(self, active: list[int]) -> None:
         """Take a few steps, not beyond any lane's next read-out."""
         ahead = (n - self.done[lane] for lane in active for n in self.readouts)
-        steps = 1 if self.monitor else min(SLICE, *(n for n in ahead if n > 0))
+        steps = min(SLICE, *(n for n in ahead if n > 0))
         for _ in range(steps):
             self.fit.step()
+            if self.monitor:  # an image that stops keeps its result through the steps that follow
+                self.monitor.update(self.fit.output, self.fit.average)
             if self.progress:
                 self.progress(len(active))
         for lane in active:
             self.done[lane] += steps
         if self.monitor:
-            self.monitor.update(self.fit.output, self.fit.average)
             self.stopped = self.monitor.stopped.tolist()
 
     def _read_outs(self, active: list[int]) -> Iterator[ReadOut]:
@@ -368,7 +388,8 @@ class Lanes:
         taken = torch.zeros(len(lanes), dtype=torch.long)
         for i, lane in enumerate(lanes):
             if self.stopped[lane]:
-                average[i] = self.monitor.best[lane].to(average)
+                output[i] = average[i] = self.monitor.best[lane].to(average)
+                loss[i] = F.mse_loss(output[i], fit.target[lane])
                 taken[i] = self.monitor.best_iteration[lane]
         positions = tuple(self.working[lane] for lane in lanes)
         return ReadOut(positions, iteration, output, average, loss, taken)
@@ -402,35 +423,53 @@ def fit(
     def build(lanes: int) -> Fit:
         return Fit(architecture, lanes, like, settings)
 
-    lanes = min(batch or most_lanes(build, like.device), len(tasks))
+    window = settings.stop.window if settings.stop else 0
+    most = min(batch or most_lanes(build, like, window), len(tasks))
     record = Record(architecture.kind, len(tasks), settings.readouts, progress)
     # Random numbers come from the CPU.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(AHEAD, cpus())) as pool:
         while record.waiting:
             if like.device.type == "cuda":
                 torch.cuda.empty_cache()  # here no exception holds the memory of what failed
+            lanes = balanced(len(record.waiting), most)
             try:
                 yield from Lanes(build(lanes), tasks, settings, record, progress, pool).run()
-            except torch.OutOfMemoryError:
-                if lanes == 1:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
-                lanes //= 2
-                log.warning("out of memory: going on with %d images at a time", lanes)
+                if lanes == 1:
+                    raise torch.OutOfMemoryError(str(error)) from error
+                most = lanes // 2
+                log.warning("out of memory: going on with %d images at a time", most)
                 record.wait()
 
 
-def most_lanes(build: Callable[[int], Fit], device: torch.device) -> int:
-    """How many lanes the device's memory holds, measured with one."""
-    if device.type != "cuda":
-        return 8
+def balanced(images: int, most: int) -> int:
+    """So many lanes, at most `most`, that the last round has about as many images as the first."""
+    return -(-images // -(-images // most))
+
+
+def most_lanes(build: Callable[[int], Fit], like: Tensor, window: int) -> int:
+    """How many lanes memory holds, measured with one; `window` is early stopping's."""
+    history = (window + 6) * like.numel() * 4 if window else 0  # bytes, of stopping.Monitor
+    if like.device.type != "cuda":
+        return min(8, _checkpointed(build(1), history))
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
     trial = build(1)
     trial.step()
-    torch.cuda.synchronize(device)
-    each = torch.cuda.max_memory_reserved(device) - before
+    torch.cuda.synchronize()
+    each = torch.cuda.max_memory_reserved() - before + history
+    most = min(MOST, _checkpointed(trial, history))
     del trial
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, min(MOST, int(SHARE * free / each)))
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(most, int(SHARE * free / each)))
+
+
+def _checkpointed(trial: Fit, history: int) -> int:
+    """Of how many lanes the CPU's memory holds a checkpoint, at least 1."""
+    each = sum(value.nbytes for value in trial.save(0).values()) + history
+    free = free_memory(torch.device("cpu"))
+    return MOST if free is None else max(1, int(HOST_SHARE * free / each))

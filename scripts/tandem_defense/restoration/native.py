@@ -228,7 +228,7 @@ class Fit:
         settings: FitSettings,
         state: State | None,
     ):
-        self.network, self.settings = network, settings
+        self.network, self.settings, self.target = network, settings, task.target
         self.done, self.loss = 0, torch.nan
         self.slice = max(1, min(SLICE, PIXELS // task.target[0].numel()))  # steps
         self.monitor = None
@@ -267,11 +267,13 @@ class Fit:
 
     def read(self, position: int, iteration: int) -> ReadOut:
         """The image as it is now, as task `position` at read-out `iteration`; a copy."""
-        average, taken = self.network.average[None], torch.zeros(1, dtype=torch.long)
+        output, average = self.network.output[None], self.network.average[None]
+        loss, taken = average.new_tensor([self.loss]), torch.zeros(1, dtype=torch.long)
         if self.stopped:
-            average, taken = self.monitor.best.to(average), self.monitor.best_iteration.clone()
-        output, loss = self.network.output[None].clone(), average.new_tensor([self.loss])
-        return ReadOut((position,), iteration, output, average.clone(), loss, taken)
+            output = average = self.monitor.best.to(average)
+            taken = self.monitor.best_iteration.clone()
+            loss = (average - self.target).square().mean((1, 2, 3))
+        return ReadOut((position,), iteration, output.clone(), average.clone(), loss, taken)
 
 
 class Workers:

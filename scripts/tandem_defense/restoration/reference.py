@@ -6,6 +6,7 @@ them. The faster forms (native.py, lanes.py) must give the same images.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_type_hints
 
 import torch
@@ -81,7 +82,7 @@ class FitSettings:
     learning_rate : Adam's, > 0
     smoothing : weight of the past in the moving average, in [0, 1); it starts at the first output
     stop : early stopping; an image that stops repeats its result at all later read-outs
-    precision : ``float32`` (whatever matrix mode PyTorch is set to), ``tf32`` (CUDA only),
+    precision : ``float32`` (IEEE's on every device), ``tf32`` (CUDA only),
         ``bf16`` (layers in bfloat16; weights, Adam and averages in float32), ``float64``
 
     Raises ValueError that names what is allowed.
@@ -112,7 +113,7 @@ class ReadOut:
     """What some of the tasks look like after `iteration` steps.
 
     positions : which tasks, B numbers
-    output : (B, 3, H, W) in [0, 1], the networks' latest images
+    output : (B, 3, H, W) in [0, 1], the networks' latest images; of those that stopped, the average
     average : the same, the exponential moving average of all images so far
     loss : (B,) mean squared error of `output`
     stopped : (B,) the iteration at which early stopping took the images; 0 where it did not
@@ -206,13 +207,14 @@ def build(architecture: Architecture) -> nn.Module:
     return kind(architecture.inputs, architecture.widths, architecture.norm)
 
 
-def shapes(architecture: Architecture) -> list[torch.Size]:
+@cache
+def shapes(architecture: Architecture) -> tuple[torch.Size, ...]:
     """Shapes of the parameters: of every layer its weights and its biases.
 
     An affine normalization is a layer of its own, with a scale and a shift per channel.
     """
     with torch.device("meta"):
-        return [p.shape for p in build(architecture).parameters()]
+        return tuple(p.shape for p in build(architecture).parameters())
 
 
 def draw(architecture: Architecture, task: Task) -> tuple[Tensor, Tensor]:
@@ -276,5 +278,6 @@ def fit(
                     progress(1)
             taken = torch.zeros(1, dtype=torch.long)
             if monitor and monitor.stopped[0]:
-                average, taken = monitor.best, monitor.best_iteration.cpu()
+                output = average = monitor.best.to(target)
+                loss, taken = F.mse_loss(output, target), monitor.best_iteration.cpu()
             yield ReadOut((position,), wanted, output, average, loss[None], taken)
