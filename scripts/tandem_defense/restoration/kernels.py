@@ -73,10 +73,12 @@ def read_two(
     RELU: tl.constexpr,
 ):
     """The same of two side by side: A channels, then B that are taken as they are stored."""
-    if B == 0:
-        return read(a, a_norm, pixels, shift, channels, mask, A, RELU)
-    values = read(a, a_norm, pixels, shift, channels, mask & (channels < A), A, RELU)
-    return values + read(b, None, pixels, shift, channels - A, mask & (channels >= A), B, False)
+    if B > 0:
+        values = read(a, a_norm, pixels, shift, channels, mask & (channels < A), A, RELU)
+        values += read(b, None, pixels, shift, channels - A, mask & (channels >= A), B, False)
+    else:
+        values = read(a, a_norm, pixels, shift, channels, mask, A, RELU)
+    return values
 
 
 @triton.jit
