@@ -11,6 +11,8 @@ import torch
 import yaml
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # then Triton's interpreter runs its kernels, on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
 
 @pytest.fixture(scope="session")

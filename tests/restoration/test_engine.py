@@ -1,5 +1,9 @@
 """Every engine equals the plain loop, and a task depends on nothing but itself."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from priors import ENGINES, PRIORS, apart, run, settings, tasks
@@ -63,10 +67,33 @@ def test_no_tasks_no_readouts():
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        ({"engine": "slow"}, "engine: found 'slow', allowed is one of fast, reference"),
+        ({"engine": "slow"}, "engine: found 'slow', allowed is one of fast, reference, triton"),
         ({"batch": 0}, "batch: found 0, allowed is a whole number ≥ 1 or null"),
     ],
 )
 def test_wrong_options_name_what_is_allowed(option, why):
     with pytest.raises(ValueError, match=why):
         list(engine.fit(dip2(3, 8), [], settings((1,)), **option))
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+from priors import settings, tasks
+from tandem_defense.restoration import engine
+from tandem_defense.restoration.reference import dip2
+prior = dip2(3, 32)
+list(engine.fit(prior, tasks(prior, 1), settings((1,)), engine="triton"))
+"""
+
+
+def test_without_triton_the_error_says_what_to_install(root):
+    paths = os.pathsep.join([str(root / "scripts"), str(root / "tests/support")])
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "ImportError: the engine triton needs Triton" in done.stderr
+    assert "pip install triton" in done.stderr

@@ -76,7 +76,8 @@ class DIP(Defense):
     precision : what is computed in: ``float32``; ``tf32`` and ``bf16`` are faster and less exact
         (docs/restoration.md), ``float64`` is for tests. Images of another type are converted, and
         the result has theirs: float64 images come back as float64 with float32's accuracy
-    engine : ``fast``, or ``reference`` for the plain loop over single images
+    engine : ``fast``; ``reference`` for the plain loop over single images; ``triton`` for kernels
+        of our own on a CUDA GPU, whose speed is not measured yet (docs/restoration.md)
     batch : how many images are optimized together, which changes nothing but the speed; null:
         what the memory holds
     seed : the run's; an image's weights and input depend on it and on the image's id alone, or,
@@ -101,11 +102,11 @@ class DIP(Defense):
     stop_window: Count | None = None
     stop_patience: Count = 100
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
-    engine: Literal["fast", "reference"] = "fast"
+    engine: Literal["fast", "reference", "triton"] = "fast"
     batch: Count | None = None
     seed: int = 0
 
-    ONLY_IF = {"stop_patience": "stop_window is not None", "batch": "engine == 'fast'"}
+    ONLY_IF = {"stop_patience": "stop_window is not None", "batch": "engine != 'reference'"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from tandem_defense.restoration import lanes, native, reference
 from tandem_defense.restoration.reference import Architecture, FitSettings, ReadOut, Task
 from tandem_defense.settings import Count, check
 
-Engine = Literal["fast", "reference"]
+Engine = Literal["fast", "reference", "triton"]
 
 
 def fit(
@@ -28,12 +29,14 @@ def fit(
     All targets have one size, at least 64 × 64 pixels. A task's images depend on nothing but the
     task: not on its neighbors, their number or their order.
 
-    engine : ``fast``, or ``reference`` for the plain loop
+    engine : ``fast``; ``reference`` for the plain loop; ``triton`` for kernels of our own on a CUDA
+        GPU, whose speed is not measured yet (docs/restoration.md)
     batch : how many images at a time; None: what the device's memory holds, on the CPU as many
         as PyTorch has threads. Fewer images than threads have several threads each
     progress : called after every few steps with the number of image-steps
 
-    Raises ValueError for a precision that the device or the engine does not have, and
+    Raises ValueError for a precision that the device or the engine does not have or a device that
+    the engine does not run on, ImportError for ``triton`` where Triton is not installed, and
     MemoryError or torch.OutOfMemoryError where not even one image fits.
     """
     check("fit", {"engine": Engine, "batch": Count | None}, {"engine": engine, "batch": batch})
@@ -45,8 +48,11 @@ def fit(
     if engine == "reference":
         reads = reference.fit(architecture, tasks, settings, progress=progress)
     else:
-        compiled = device.type == "cpu" and settings.precision != "bf16" and native.library()
-        implementation = native if compiled else lanes
+        if engine == "triton":
+            implementation = triton_lanes()
+        else:
+            compiled = device.type == "cpu" and settings.precision != "bf16" and native.library()
+            implementation = native if compiled else lanes
         reads = implementation.fit(architecture, tasks, settings, batch=batch, progress=progress)
     while True:
         # The caller's own work between two read-outs is none of the fit's business.
@@ -55,6 +61,21 @@ def fit(
         if read is None:
             return
         yield read
+
+
+def triton_lanes() -> ModuleType:
+    """The engine of that name; ImportError that says what to install where Triton is missing."""
+    try:
+        from tandem_defense.restoration import triton_lanes
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "triton":
+            raise
+        raise ImportError(
+            "the engine triton needs Triton, which PyTorch's CUDA builds for Linux bring along:"
+            " pip install triton, or use engine fast",
+            name="triton",
+        ) from error
+    return triton_lanes
 
 
 @contextmanager

@@ -416,12 +416,16 @@ def fit(
     *,
     batch: int | None = None,
     progress: Callable[[int], None] | None = None,
+    kind: type[Fit] = Fit,
 ) -> Iterator[ReadOut]:
-    """Fit `batch` images at a time (None: as many as the memory holds); see engine.fit."""
+    """Fit `batch` images at a time (None: as many as the memory holds); see engine.fit.
+
+    kind : how the step is done
+    """
     like = tasks[0].target
 
     def build(lanes: int) -> Fit:
-        return Fit(architecture, lanes, like, settings)
+        return kind(architecture, lanes, like, settings)
 
     window = settings.stop.window if settings.stop else 0
     most = min(batch or most_lanes(build, like, window), len(tasks))
