@@ -57,8 +57,11 @@ def test_rows_and_kept_images(job, tmp_path):
     cells = table.groupby(["first_iterations", "iteration"]).size()
     assert cells.to_dict() == {(3, 2): 3, (3, 4): 3, (20, 2): 3, (20, 4): 3}
     images, ids = read_restored(tmp_path / "a.shown")
-    assert set(images) == {"3/2", "3/4", "20/2", "20/4"} and len(ids) == 2
-    assert all(found.shape == (2, 3, 64, 64) for found in images.values())
+    assert set(images) == {f"{first}/{step}" for first in (3, 20) for step in (0, 2, 4)}
+    assert all(found.shape == (2, 3, 64, 64) for found in images.values()) and len(ids) == 2
+    # DIP₁ does not depend on how far DIP₂ goes, and is another picture than DIP₂'s.
+    assert all(found.std() > 0 for found in images.values())
+    assert not np.allclose(images["20/0"], images["20/2"], atol=1e-3)
     job("none kept", keep=0)
     assert read_restored(tmp_path / "none kept.shown") == ({}, [])
 

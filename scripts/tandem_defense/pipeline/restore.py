@@ -36,7 +36,8 @@ def restore(
 
     readouts : ``iterations``, a list of steps, and ``first_iterations``, a list of λ₁, empty for a
         restoration that has no first network
-    keep : how many of the chunk's first images are kept as restored in `shown_output`, per read-out
+    keep : how many of the chunk's first images are kept in `shown_output`, as restored at every
+        read-out and as the first network leaves them, if there is one
     """
     processor = device.prepare(threads)
     nets = {n: entries.load(*c, processor) for n, c in classifiers.items()}
@@ -50,7 +51,7 @@ def restore(
     kept = {
         f"{first}/{step}": torch.zeros(keep, *chunk.images.shape[1:])
         for first in lengths
-        for step in steps
+        for step in ([0, *steps] if first else steps)  # 0: the first network's output
         if keep
     }
     checkpoint.part("read-outs", {"predictions": predicted, "flat": flat} | kept).resume()
@@ -60,10 +61,12 @@ def restore(
         for order, net in enumerate(nets.values()):
             answers = net.predict(restored.images)
             predicted[lengths.index(first), steps.index(step), order, at] = answers
-        pictures = kept.get(f"{first}/{step}", ())
-        for i, image in zip(at, restored.images.cpu(), strict=True):
-            if i < len(pictures):
-                pictures[i] = image
+        states = {step: restored.images} | ({0: restored.start} if first else {})
+        for number, images in states.items():
+            pictures = kept.get(f"{first}/{number}", ())
+            for i, image in zip(at, images.cpu(), strict=True):
+                if i < len(pictures):
+                    pictures[i] = image
     known = chunk.columns.get("clean_prediction")
     bare = {
         n: net.predict(chunk.images).numpy() if known is None else known for n, net in nets.items()
