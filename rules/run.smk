@@ -83,6 +83,7 @@ rule timing:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.gallery.output,
         rules.provenance.output,
     output:
         csv="results/tables/timing.csv",

@@ -71,6 +71,10 @@ def test_every_artifact_is_there(run):
         assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (results / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert len(pd.read_csv(results / f"figures/{name}.csv"))
+    page = (results / "gallery.html").read_text()
+    assert len(page) < 15e6 and page.count("data:image/webp") > 20
+    for name in ("Table 1", "t-DIPs, λ₁ = 2", "funn_figure2"):
+        assert name in page
     table = pd.read_csv(results / "tables/table1.csv")
     columns = "dataset classifier defense attack first_iterations iteration".split()
     columns += "n accuracy low high seeds published".split()
@@ -299,7 +303,7 @@ CHANGES = {
     "code of one kind of figure": (edit_code(PACKAGE + "artifacts/curve.py"), {}),
 }
 ARTIFACTS = {*tiny.configuration()["tables"], *tiny.configuration()["figures"]}
-ALWAYS = {*ARTIFACTS, "overview", "provenance", "timing", "all", "tables", "figures"}
+ALWAYS = {*ARTIFACTS, "gallery", "overview", "provenance", "timing", "all", "tables", "figures"}
 
 
 def changed_jobs(checkout, change) -> dict[str, int]:
@@ -328,7 +332,7 @@ def page(rows: dict[str, dict[str, int]]) -> str:
         "# What a change runs again\n\n"
         "Made and checked by `tests/test_workflow.py`: each row is a dry run of a finished run with"
         " that one change.\nA rule runs only for what the change touches. Tables and figures take"
-        " seconds; what follows them is overview, provenance and timing.\n\n"
+        " seconds; what follows them is the gallery, overview, provenance and timing.\n\n"
         "| what I change | rules that run | tables and figures |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

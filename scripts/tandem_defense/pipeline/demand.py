@@ -277,6 +277,34 @@ class Experiment:
             "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
         }
 
+    def pictured(self) -> Iterator[tuple[str, dict, str]]:
+        """The files of which the gallery shows pictures: (kind, names, file).
+
+        As in the figures, of the first seed's first chunk. None where no restored images are kept.
+        """
+        first = {"seed": self.spec["seeds"][0], "scatteritem": f"1-of-{self.spec['chunks']}"}
+        sets = []
+        for defense, classifier, attack in product(
+            self.restorations(), self.spec["classifiers"], self.attacks()
+        ):
+            if self.spec.get("keep_restored") and self.computed(defense, classifier, attack):
+                names = {"classifier": classifier, "attack": attack, "defense": defense}
+                kind = "restored_clean" if attack == CLEAN else "restored"
+                sets.append(("restored", names, self.file(kind, **names, **first)))
+        for classifier in dict.fromkeys(names["classifier"] for _, names, _ in sets):
+            names = {"classifier": classifier}
+            yield "classifier", names, self.file("classifier", **names, **first)
+        for classifier, attack in dict.fromkeys(
+            (names["classifier"], names["attack"]) for _, names, _ in sets
+        ):
+            names = {"classifier": classifier, "attack": attack}
+            if attack != CLEAN:
+                yield "attacked", names, self.file("attacked", **names, **first)
+        if sets:
+            yield "images", {}, self.file("images") + "/test.safetensors"
+            yield "predictions", {"seed": first["seed"]}, self.file("predictions")
+        yield from sets
+
     # --- what tables and figures are told ---------------------------------------------------
 
     def sheet(self) -> dict:
@@ -393,3 +421,47 @@ def artifacts(config: dict, section: str) -> list[Artifact]:
         for name, entry in config.get(section, {}).items()
         for of in [entry["experiment"]]
     ]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The page of pictures: what it reads of all `experiments`, and what it shows beside them."""
+
+    experiments: dict[str, Experiment]
+
+    def _pictured(self) -> dict[str, list[tuple[dict, str]]]:
+        kinds: dict[str, list[tuple[dict, str]]] = {}
+        for name, experiment in self.experiments.items():
+            for kind, names, file in experiment.pictured():
+                kinds.setdefault(kind, []).append(({"experiment": name} | names, file))
+        return kinds
+
+    def files(self) -> dict[str, list[str]]:
+        """The files that it reads, by kind."""
+        return {kind: [file for _, file in found] for kind, found in self._pictured().items()}
+
+    def classes(self) -> list[str]:
+        """The classes that its job loads."""
+        found = self._pictured().get("classifier", ())
+        return [
+            target
+            for names, _ in found
+            for target in self.experiments[names["experiment"]].classes(
+                "classifiers", names["classifier"]
+            )
+        ]
+
+    def params(self) -> dict:
+        """What its job is told: whose every file is, in their order, and what a reader sees."""
+        entries = [
+            self.experiments[names["experiment"]].entry("classifiers", names["classifier"])
+            for names, _ in self._pictured().get("classifier", ())
+        ]
+        return {
+            "of": {kind: [names for names, _ in found] for kind, found in self._pictured().items()},
+            "entries": entries,
+            "sheets": {
+                name: experiment.sheet() | {"label": experiment.spec.get("label", name)}
+                for name, experiment in self.experiments.items()
+            },
+        }
