@@ -93,8 +93,9 @@ rule gallery:
         pictures=collect("results/figures/{figure}.png", figure=config.get("figures", {})),
         template=str(ROOT / "report/gallery.html"),
     output:
-        report(
-            "results/gallery.html",
+        page="results/gallery.html",
+        pictures=report(
+            "results/gallery_pictures.html",
             caption="../report/gallery.rst",
             category="Gallery",
             labels={"artifact": "Gallery", "kind": "page"},

@@ -9,7 +9,7 @@ rule overview:
         report(
             "results/tables/overview.csv",
             caption="../report/overview.rst",
-            category="Run",
+            category="Summary",
             labels={"artifact": "Overview", "shows": "every cell of every experiment"},
         ),
     log:
@@ -26,6 +26,38 @@ rule overview:
         experiments=list(EXPERIMENTS),
     script:
         "../scripts/overview.py"
+
+
+rule summary:
+    """What came out, in about ten lines: the report's first page shows it."""
+    input:
+        overview=rules.overview.output[0],
+        claims=[
+            f"results/tables/{name}.csv"
+            for name, entry in config.get("tables", {}).items()
+            if entry["kind"] == "claims"
+        ],
+    output:
+        report(
+            "results/summary.rst",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"artifact": "Summary", "shows": "what came out"},
+        ),
+    log:
+        "logs/summary.log",
+    benchmark:
+        "benchmarks/summary.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("summary.py"),
+        sheets=GALLERY.params()["sheets"],
+    script:
+        "../scripts/summary.py"
 
 
 rule plan:
@@ -84,6 +116,7 @@ rule timing:
         rules.tables.input,
         rules.figures.input,
         rules.gallery.output,
+        rules.summary.output,
         rules.provenance.output,
     output:
         csv="results/tables/timing.csv",

@@ -8,10 +8,13 @@ from tandem_defense.pipeline import logs
 with logs.capture(snakemake.log[0]):
     params, files = snakemake.params, snakemake.input
     kept = {kind: list(zip(names, files[kind], strict=True)) for kind, names in params.of.items()}
-    page = gallery.page(
-        Path(files.template).read_text(encoding="utf-8"),
-        gallery.experiments(kept, params.entries, params.sheets),
-        gallery.tables(params.tables, files.tables, params.sheets),
-        gallery.figures(params.figures, files.figures, params.sheets),
-    )
-    Path(snakemake.output[0]).write_text(page, encoding="utf-8")
+    template = Path(files.template).read_text(encoding="utf-8")
+    experiments = gallery.experiments(kept, params.entries, params.sheets)
+    tables = gallery.tables(params.tables, files.tables, params.sheets)
+    figures = gallery.figures(params.figures, files.figures, params.sheets)
+    for file, room, beside in (
+        (snakemake.output.page, gallery.ROOM, (tables, figures)),
+        (snakemake.output.pictures, gallery.REPORT_ROOM, ([], [])),
+    ):
+        page = gallery.page(template, gallery.fitted(experiments, room), *beside)
+        Path(file).write_text(page, encoding="utf-8")

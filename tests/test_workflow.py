@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
+from browser import browser  # noqa: F401
 from checkout import copy_workflow, planned, snakemake
 
 from tandem_defense.files.adversarial import read_adversarial
@@ -98,6 +99,18 @@ def test_the_report_can_be_made(run):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (checkout / "demo/results/report.html").read_text()
     assert "oblivious" in page and "Table 1" in page
+    text = (checkout / "demo/results/summary.rst").read_text()
+    assert "What came out" in page and "tdips: t-DIPs" in text and "tdips: t-DIPs" in page
+
+
+def test_the_report_shows_the_gallery(run, browser):  # noqa: F811
+    checkout, _ = run
+    tab = browser.new_page()
+    tab.goto((checkout / "demo/results/report.html").as_uri())
+    tab.click("nav >> text=Gallery")
+    tab.click("nav table a")
+    frame = tab.wait_for_selector("iframe").content_frame()
+    assert frame.wait_for_selector("article .moving img").is_visible()
 
 
 def test_time_stamps_of_code_do_not_matter(run):
@@ -303,7 +316,17 @@ CHANGES = {
     "code of one kind of figure": (edit_code(PACKAGE + "artifacts/curve.py"), {}),
 }
 ARTIFACTS = {*tiny.configuration()["tables"], *tiny.configuration()["figures"]}
-ALWAYS = {*ARTIFACTS, "gallery", "overview", "provenance", "timing", "all", "tables", "figures"}
+ALWAYS = {
+    *ARTIFACTS,
+    "gallery",
+    "summary",
+    "overview",
+    "provenance",
+    "timing",
+    "all",
+    "tables",
+    "figures",
+}
 
 
 def changed_jobs(checkout, change) -> dict[str, int]:
@@ -332,7 +355,8 @@ def page(rows: dict[str, dict[str, int]]) -> str:
         "# What a change runs again\n\n"
         "Made and checked by `tests/test_workflow.py`: each row is a dry run of a finished run with"
         " that one change.\nA rule runs only for what the change touches. Tables and figures take"
-        " seconds; what follows them is the gallery, overview, provenance and timing.\n\n"
+        " seconds; what follows them is the gallery, summary, overview,"
+        " provenance and timing.\n\n"
         "| what I change | rules that run | tables and figures |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

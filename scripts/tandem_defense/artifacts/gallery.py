@@ -5,6 +5,7 @@ figures show as CSV. Everything is in the page: it asks the network for nothing.
 """
 
 import base64
+import copy
 import io
 import logging
 from collections.abc import Sequence
@@ -34,7 +35,9 @@ with extra("pipeline"):
 log = logging.getLogger(__name__)
 
 IMAGES = 8  # of an experiment, at most
-ROOM = 11_000_000  # characters of all pictures; with tables and figures a page is below 15 MB
+# Characters of all pictures. With tables and figures a page is below 15 MB. The one in Snakemake's
+# report has pictures only; it is an address there, of which Chromium takes 2 MB at most.
+ROOM, REPORT_ROOM = 11_000_000, 1_300_000
 SIDE, HEAT_SIDE = 128, 16  # pixels, at most
 TOP = 5  # classes
 LINES = 200  # of a table that is shown as it is
@@ -81,12 +84,11 @@ def page(template: str, experiments: dict, tables: list[dict], figures: list[dic
 
 
 def experiments(kept: Kept, entries: Sequence[dict], sheets: dict[str, dict]) -> dict:
-    """What the page shows of every experiment that has restored images.
+    """What can be shown of every experiment that has restored images, and the pictures.
 
     kept : the files that were kept; entries : of ``kept["classifier"]``, in the same order
 
-    The first images are taken, as many as there is ROOM for. Raises ValueError where files of one
-    set hold other images.
+    Raises ValueError where files of one set hold other images.
     """
     pictures = Pictures()
     shown = []
@@ -101,7 +103,7 @@ def experiments(kept: Kept, entries: Sequence[dict], sheets: dict[str, dict]) ->
             for of, path, i in own["classifier"]
         }
         shown.append(_experiment(own, file, nets, sheets[name], pictures))
-    return _fitted(shown, pictures.uris)
+    return {"experiments": shown, "pictures": pictures.uris}
 
 
 def _experiment(own: dict, images: str, nets: dict, sheet: dict, pictures: Pictures) -> dict:
@@ -276,8 +278,12 @@ def _others(rows: pd.DataFrame, image: str, sheet: dict) -> list[list]:
     ]
 
 
-def _fitted(shown: list[dict], uris: list[str]) -> dict:
-    """The experiments with as many images as there is room for, and their pictures."""
+def fitted(whole: dict, room: int) -> dict:
+    """What :func:`experiments` gives, with as many of the first images as there is room for.
+
+    room : characters of all pictures; one image of each experiment is shown in any case
+    """
+    shown, uris = whole["experiments"], whole["pictures"]
 
     def places(count: int) -> list[int]:
         used: set[int] = set()
@@ -288,14 +294,13 @@ def _fitted(shown: list[dict], uris: list[str]) -> dict:
         return sorted(used)
 
     count = IMAGES
-    while count > 1 and sum(len(uris[place]) for place in places(count)) > ROOM:
+    while count > 1 and sum(len(uris[place]) for place in places(count)) > room:
         count -= 1
-    if count < max((len(e["images"]) for e in shown), default=0):
-        log.warning(
-            "the gallery shows %d images of each experiment: it has no room for more", count
-        )
+    if count < max((len(experiment["images"]) for experiment in shown), default=0):
+        log.info("%d images of each experiment are shown: there is no room for more", count)
     used = places(count)
     moved = {place: k for k, place in enumerate(used)}
+    shown = copy.deepcopy(shown)
     for experiment in shown:
         experiment["images"] = experiment["images"][:count]
         for group in experiment["sets"]:
