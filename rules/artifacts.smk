@@ -91,7 +91,6 @@ rule gallery:
         tables=collect("results/tables/{table}.csv", table=config.get("tables", {})),
         figures=collect("results/figures/{figure}.csv", figure=config.get("figures", {})),
         pictures=collect("results/figures/{figure}.png", figure=config.get("figures", {})),
-        template=str(ROOT / "report/gallery.html"),
     output:
         page="results/gallery.html",
         pictures=report(
@@ -110,7 +109,7 @@ rule gallery:
         mem_mb=growing(8000),
         runtime=growing(60),
     params:
-        **GALLERY.params(),
+        **GALLERY.params(ROOT),
         tables=[{"label": t.label, "experiment": t.experiment.name} for t in TABLES],
         figures=[{"label": f.label, "experiment": f.experiment.name} for f in FIGURES],
         code=stale.code("gallery.py", *GALLERY.classes()),

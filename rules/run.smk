@@ -55,7 +55,7 @@ rule summary:
         runtime=growing(10),
     params:
         code=code("summary.py"),
-        sheets=GALLERY.params()["sheets"],
+        sheets=GALLERY.sheets(),
     script:
         "../scripts/summary.py"
 
@@ -105,6 +105,45 @@ rule provenance:
         config=config,
     script:
         "../scripts/provenance.py"
+
+
+rule crate:
+    """The finished run as an RO-Crate: its files and their hashes, adversarial images included."""
+    input:
+        provenance=rules.provenance.output[0],
+        results=[
+            *rules.predictions.input,
+            rules.overview.output[0],
+            *rules.gallery.output,
+            *collect("results/tables/{table}.csv", table=config.get("tables", {})),
+            *collect(
+                "results/figures/{figure}.{ending}",
+                figure=config.get("figures", {}),
+                ending=["csv", "pdf", "png"],
+            ),
+            *(
+                file
+                for experiment in EXPERIMENTS.values()
+                for file in experiment.attacked_files()
+                if config.get("keep_adversarial", True)
+            ),
+        ],
+    output:
+        "results/ro-crate-metadata.json",
+    log:
+        "logs/crate.log",
+    benchmark:
+        "benchmarks/crate.tsv"
+    localrule: True
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code("crate.py"),
+    script:
+        "../scripts/crate.py"
 
 
 rule timing:

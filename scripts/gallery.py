@@ -8,7 +8,6 @@ from tandem_defense.pipeline import logs
 with logs.capture(snakemake.log[0]):
     params, files = snakemake.params, snakemake.input
     kept = {kind: list(zip(names, files[kind], strict=True)) for kind, names in params.of.items()}
-    template = Path(files.template).read_text(encoding="utf-8")
     experiments = gallery.experiments(kept, params.entries, params.sheets)
     tables = gallery.tables(params.tables, files.tables, params.sheets)
     figures = gallery.figures(params.figures, files.figures, params.sheets)
@@ -16,5 +15,5 @@ with logs.capture(snakemake.log[0]):
         (snakemake.output.page, gallery.ROOM, (tables, figures)),
         (snakemake.output.pictures, gallery.REPORT_ROOM, ([], [])),
     ):
-        page = gallery.page(template, gallery.fitted(experiments, room), *beside)
+        page = gallery.page(gallery.fitted(experiments, room), *beside)
         Path(file).write_text(page, encoding="utf-8")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 
 import pandas as pd
 import pytest
@@ -111,6 +112,19 @@ def test_the_report_shows_the_gallery(run, browser):  # noqa: F811
     tab.click("nav table a")
     frame = tab.wait_for_selector("iframe").content_frame()
     assert frame.wait_for_selector("article .moving img").is_visible()
+
+
+def test_the_crate_has_every_adversarial_set(run):
+    checkout, _ = run
+    done = snakemake(checkout, "--cores", "1", "crate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = checkout / "demo/results"
+    entities = json.loads((results / "ro-crate-metadata.json").read_text())["@graph"]
+    hashes = {entity["@id"]: entity["sha256"] for entity in entities if "sha256" in entity}
+    for file in results.glob("adversarial/**/*.safetensors"):
+        content = sha256(file.read_bytes()).hexdigest()
+        assert hashes[file.relative_to(results).as_posix()] == content
+    assert {"provenance.json", "gallery.html", "tables/table1.csv"} < set(hashes)
 
 
 def test_time_stamps_of_code_do_not_matter(run):

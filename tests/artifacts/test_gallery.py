@@ -158,11 +158,10 @@ def test_a_page_that_would_be_too_large_shows_fewer_images(kept, caplog):
     assert np.asarray(opened(shown["pictures"][picture]))[0, 0, 0] == 51
 
 
-def test_the_reports_page_is_no_longer_than_chromium_takes(root):
+def test_the_reports_page_is_no_longer_than_chromium_takes():
     """Snakemake's report holds it as an address: base64, a third longer."""
-    template = (root / "report/gallery.html").read_text(encoding="utf-8")
     beside = 200_000  # answers and curves: more than the demo's
-    page = gallery.page(template, {"experiments": [], "pictures": []}, [], [])
+    page = gallery.page({"experiments": [], "pictures": []}, [], [])
     assert 4 / 3 * (gallery.REPORT_ROOM + len(page.encode()) + beside) < 2 * 2**20
 
 
@@ -242,12 +241,11 @@ def test_figures_are_curves_or_pictures(artifacts):
 
 
 @pytest.fixture
-def page(shown, artifacts, root, tmp_path):
+def page(shown, artifacts, tmp_path):
     """The page's file."""
     tables, figures = artifacts
-    template = (root / "report/gallery.html").read_text(encoding="utf-8")
     file = tmp_path / "gallery.html"
-    file.write_text(gallery.page(template, shown, tables, figures), encoding="utf-8")
+    file.write_text(gallery.page(shown, tables, figures), encoding="utf-8")
     return file
 
 

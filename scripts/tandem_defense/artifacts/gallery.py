@@ -34,6 +34,7 @@ with extra("pipeline"):
 
 log = logging.getLogger(__name__)
 
+TEMPLATE = Path(__file__).parents[3] / "report/gallery.html"
 IMAGES = 8  # of an experiment, at most
 # Characters of all pictures. With tables and figures a page is below 15 MB. The one in Snakemake's
 # report has pictures only; it is an address there, of which Chromium takes 2 MB at most.
@@ -68,11 +69,11 @@ class Pictures:
         return self._places[uri]
 
 
-def page(template: str, experiments: dict, tables: list[dict], figures: list[dict]) -> str:
-    """The page's HTML; `template` is Jinja's."""
+def page(experiments: dict, tables: list[dict], figures: list[dict]) -> str:
+    """The page's HTML, of what :func:`fitted`, :func:`tables` and :func:`figures` give."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = experiments | {"figures": figures}
-    return environment.from_string(template).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         data=htmlsafe_json_dumps(data, allow_nan=False, ensure_ascii=False),
         experiments=experiments["experiments"],
         tables=tables,

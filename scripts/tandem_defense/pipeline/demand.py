@@ -41,6 +41,7 @@ FILES = {
     "predictions": "results/predictions/{experiment}.parquet",
 }
 PUBLISHED = "resources/published"
+TEMPLATE = "report/gallery.html"  # of the gallery's page
 CLEAN = "clean"  # the name of the unattacked images beside the attacks'
 
 
@@ -247,6 +248,16 @@ class Experiment:
             patterns.append(self.file(kind, **cards, scatteritem="{scatteritem}"))
         return sorted(file for pattern in patterns for file in self.chunks(pattern))
 
+    def attacked_files(self) -> list[str]:
+        """The adversarial images of every seed, classifier, attack and chunk."""
+        patterns = [
+            self.file("attacked", seed=s, classifier=c, attack=a, scatteritem="{scatteritem}")
+            for s, c, a in product(
+                self.spec["seeds"], self.spec["classifiers"], self.spec["attacks"]
+            )
+        ]
+        return [file for pattern in patterns for file in self.chunks(pattern)]
+
     def defense_files(self, seed: int | str, classifier: str) -> list[str]:
         """The weights of the feed-forward defenses of a classifier."""
         return [
@@ -451,8 +462,18 @@ class Gallery:
             )
         ]
 
-    def params(self) -> dict:
-        """What its job is told: whose every file is, in their order, and what a reader sees."""
+    def sheets(self) -> dict[str, dict]:
+        """Every experiment as a reader sees it, with its label."""
+        return {
+            name: experiment.sheet() | {"label": experiment.spec.get("label", name)}
+            for name, experiment in self.experiments.items()
+        }
+
+    def params(self, root: Path) -> dict:
+        """What its job is told: whose every file is, in their order, and what a reader sees.
+
+        The page's template in the checkout `root` is told by its content, as in `Artifact.params`.
+        """
         entries = [
             self.experiments[names["experiment"]].entry("classifiers", names["classifier"])
             for names, _ in self._pictured().get("classifier", ())
@@ -460,8 +481,6 @@ class Gallery:
         return {
             "of": {kind: [names for names, _ in found] for kind, found in self._pictured().items()},
             "entries": entries,
-            "sheets": {
-                name: experiment.sheet() | {"label": experiment.spec.get("label", name)}
-                for name, experiment in self.experiments.items()
-            },
+            "sheets": self.sheets(),
+            "template": sha256((root / TEMPLATE).read_bytes()).hexdigest(),
         }
