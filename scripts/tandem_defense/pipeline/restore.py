@@ -1,6 +1,7 @@
 """Through a restoration and the classifiers to prediction rows at every read-out."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ with extra("pipeline"):
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+MINUTE = 60.0  # seconds
 
 
 def restore(
@@ -45,7 +48,7 @@ def restore(
     extra = {"iterations": steps[-1]} | ({"first_iterations": lengths} if lengths else {})
     restoration = classes.build(entry | {"settings": entry["settings"] | extra}, seed).to(processor)
     lengths = sorted(set(lengths)) or [0]
-    restoration.progress = _logged(restoration.steps(len(chunk.ids), steps[-1]))
+    restoration.progress = logged(restoration.steps(len(chunk.ids), steps[-1]))
     predicted = torch.full((len(lengths), len(steps), len(nets), len(chunk.ids)), -1)
     flat = torch.zeros(len(lengths), len(chunk.ids), dtype=torch.bool)
     kept = {
@@ -84,14 +87,32 @@ def restore(
     predictions.write(table, output, flat_first_outputs=int(flat.sum()))
 
 
-def _logged(total: int) -> Callable[[int], None]:
-    """A callback that counts steps and logs every tenth of `total`."""
-    done = 0
+def logged(total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], None]:
+    """A callback that counts steps and logs, once a minute, how many of `total` and the time left.
+
+    The time left is at the speed since the last line: a job that was resumed counts the steps of
+    earlier runs at once.
+    """
+    done, told, since = 0, 0, clock()
 
     def progress(steps: int) -> None:
-        nonlocal done
-        before, done = done, done + steps
-        if 10 * before // total < 10 * done // total:
-            log.info("%d of %d image-steps (%d %%)", done, total, 100 * done // total)
+        nonlocal done, told, since
+        done += steps
+        now = clock()
+        if now - since < MINUTE and done < total:
+            return
+        left = (total - done) * (now - since) / max(done - told, 1)
+        log.info(
+            "%d of %d image-steps (%d %%), %s left", done, total, 100 * done // total, span(left)
+        )
+        told, since = done, now
 
     return progress
+
+
+def span(seconds: float) -> str:
+    """'40 s', '12 min' or '3 h 20 min'."""
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / MINUTE), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
