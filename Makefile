@@ -26,6 +26,7 @@ demo: .venv/ready
 	@echo
 	@echo "tables   demo/results/tables/   (table1.md, table2.md, claims.md, as CSV and LaTeX too)"
 	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, funn_figure2 as PNG and PDF)"
+	@echo "gallery  demo/results/gallery.html"
 	@echo "report   demo/results/report.html"
 
 regenerate-paper-figures: .venv/ready

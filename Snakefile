@@ -34,11 +34,12 @@ include: "rules/run.smk"
 
 
 rule all:
-    """Every experiment, table and figure, and where the time went."""
+    """Every experiment, table and figure, the gallery, and where the time went."""
     default_target: True
     input:
         rules.predictions.input,
         rules.tables.input,
         rules.figures.input,
+        rules.gallery.output,
         rules.provenance.output,
         rules.timing.output,

@@ -1,6 +1,11 @@
 """Tables and figures: one rule for all kinds of each, under the artifact's own name."""
 
-for table in demand.artifacts(config, "tables"):
+TABLES = demand.artifacts(config, "tables")
+FIGURES = demand.artifacts(config, "figures")
+GALLERY = demand.Gallery(EXPERIMENTS)
+
+
+for table in TABLES:
 
     rule:
         """A table of the configuration: CSV, Markdown and LaTeX."""
@@ -33,7 +38,7 @@ for table in demand.artifacts(config, "tables"):
             "../scripts/table.py"
 
 
-for figure in demand.artifacts(config, "figures"):
+for figure in FIGURES:
 
     rule:
         """A figure of the configuration: PDF, PNG, and what it shows as CSV."""
@@ -77,6 +82,39 @@ rule figures:
     """Every figure."""
     input:
         collect("results/figures/{figure}.png", figure=config.get("figures", {})),
+
+
+rule gallery:
+    """One page, for any browser, of the restored images and of every table and figure."""
+    input:
+        **GALLERY.files(),
+        tables=collect("results/tables/{table}.csv", table=config.get("tables", {})),
+        figures=collect("results/figures/{figure}.csv", figure=config.get("figures", {})),
+        pictures=collect("results/figures/{figure}.png", figure=config.get("figures", {})),
+    output:
+        page="results/gallery.html",
+        pictures=report(
+            "results/gallery_pictures.html",
+            caption="../report/gallery.rst",
+            category="Gallery",
+            labels={"artifact": "Gallery", "kind": "page"},
+        ),
+    log:
+        "logs/gallery.log",
+    benchmark:
+        "benchmarks/gallery.tsv"
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(60),
+    params:
+        **GALLERY.params(ROOT),
+        tables=[{"label": t.label, "experiment": t.experiment.name} for t in TABLES],
+        figures=[{"label": f.label, "experiment": f.experiment.name} for f in FIGURES],
+        code=stale.code("gallery.py", *GALLERY.classes()),
+    script:
+        "../scripts/gallery.py"
 
 
 rule regenerate_paper_figures:

@@ -9,7 +9,7 @@ rule overview:
         report(
             "results/tables/overview.csv",
             caption="../report/overview.rst",
-            category="Run",
+            category="Summary",
             labels={"artifact": "Overview", "shows": "every cell of every experiment"},
         ),
     log:
@@ -26,6 +26,38 @@ rule overview:
         experiments=list(EXPERIMENTS),
     script:
         "../scripts/overview.py"
+
+
+rule summary:
+    """What came out, in about ten lines: the report's first page shows it."""
+    input:
+        overview=rules.overview.output[0],
+        claims=[
+            f"results/tables/{name}.csv"
+            for name, entry in config.get("tables", {}).items()
+            if entry["kind"] == "claims"
+        ],
+    output:
+        report(
+            "results/summary.rst",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"artifact": "Summary", "shows": "what came out"},
+        ),
+    log:
+        "logs/summary.log",
+    benchmark:
+        "benchmarks/summary.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("summary.py"),
+        sheets=GALLERY.sheets(),
+    script:
+        "../scripts/summary.py"
 
 
 rule plan:
@@ -75,6 +107,45 @@ rule provenance:
         "../scripts/provenance.py"
 
 
+rule crate:
+    """The finished run as an RO-Crate: its files and their hashes, adversarial images included."""
+    input:
+        provenance=rules.provenance.output[0],
+        results=[
+            *rules.predictions.input,
+            rules.overview.output[0],
+            *rules.gallery.output,
+            *collect("results/tables/{table}.csv", table=config.get("tables", {})),
+            *collect(
+                "results/figures/{figure}.{ending}",
+                figure=config.get("figures", {}),
+                ending=["csv", "pdf", "png"],
+            ),
+            *(
+                file
+                for experiment in EXPERIMENTS.values()
+                for file in experiment.attacked_files()
+                if config.get("keep_adversarial", True)
+            ),
+        ],
+    output:
+        "results/ro-crate-metadata.json",
+    log:
+        "logs/crate.log",
+    benchmark:
+        "benchmarks/crate.tsv"
+    localrule: True
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code("crate.py"),
+    script:
+        "../scripts/crate.py"
+
+
 rule timing:
     """Where the time went: wall time, memory and load of all jobs, per rule."""
 
@@ -83,6 +154,8 @@ rule timing:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.gallery.output,
+        rules.summary.output,
         rules.provenance.output,
     output:
         csv="results/tables/timing.csv",

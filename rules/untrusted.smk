@@ -5,7 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.basedir)
+# Not `workflow.basedir`, which is that of a workflow that uses this one as a module.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from tandem_defense.pipeline import configfiles

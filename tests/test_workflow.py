@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 
 import pandas as pd
 import pytest
 import tiny
 import yaml
+from browser import browser  # noqa: F401
 from checkout import copy_workflow, planned, snakemake
 
 from tandem_defense.files.adversarial import read_adversarial
@@ -71,6 +73,10 @@ def test_every_artifact_is_there(run):
         assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (results / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert len(pd.read_csv(results / f"figures/{name}.csv"))
+    page = (results / "gallery.html").read_text()
+    assert len(page) < 15e6 and page.count("data:image/webp") > 20
+    for name in ("Table 1", "t-DIPs, λ₁ = 2", "funn_figure2"):
+        assert name in page
     table = pd.read_csv(results / "tables/table1.csv")
     columns = "dataset classifier defense attack first_iterations iteration".split()
     columns += "n accuracy low high seeds published".split()
@@ -94,6 +100,31 @@ def test_the_report_can_be_made(run):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (checkout / "demo/results/report.html").read_text()
     assert "oblivious" in page and "Table 1" in page
+    text = (checkout / "demo/results/summary.rst").read_text()
+    assert "What came out" in page and "tdips: t-DIPs" in text and "tdips: t-DIPs" in page
+
+
+def test_the_report_shows_the_gallery(run, browser):  # noqa: F811
+    checkout, _ = run
+    tab = browser.new_page()
+    tab.goto((checkout / "demo/results/report.html").as_uri())
+    tab.click("nav >> text=Gallery")
+    tab.click("nav table a")
+    frame = tab.wait_for_selector("iframe").content_frame()
+    assert frame.wait_for_selector("article .moving img").is_visible()
+
+
+def test_the_crate_has_every_adversarial_set(run):
+    checkout, _ = run
+    done = snakemake(checkout, "--cores", "1", "crate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = checkout / "demo/results"
+    entities = json.loads((results / "ro-crate-metadata.json").read_text())["@graph"]
+    hashes = {entity["@id"]: entity["sha256"] for entity in entities if "sha256" in entity}
+    for file in results.glob("adversarial/**/*.safetensors"):
+        content = sha256(file.read_bytes()).hexdigest()
+        assert hashes[file.relative_to(results).as_posix()] == content
+    assert {"provenance.json", "gallery.html", "tables/table1.csv"} < set(hashes)
 
 
 def test_time_stamps_of_code_do_not_matter(run):
@@ -299,7 +330,17 @@ CHANGES = {
     "code of one kind of figure": (edit_code(PACKAGE + "artifacts/curve.py"), {}),
 }
 ARTIFACTS = {*tiny.configuration()["tables"], *tiny.configuration()["figures"]}
-ALWAYS = {*ARTIFACTS, "overview", "provenance", "timing", "all", "tables", "figures"}
+ALWAYS = {
+    *ARTIFACTS,
+    "gallery",
+    "summary",
+    "overview",
+    "provenance",
+    "timing",
+    "all",
+    "tables",
+    "figures",
+}
 
 
 def changed_jobs(checkout, change) -> dict[str, int]:
@@ -328,7 +369,8 @@ def page(rows: dict[str, dict[str, int]]) -> str:
         "# What a change runs again\n\n"
         "Made and checked by `tests/test_workflow.py`: each row is a dry run of a finished run with"
         " that one change.\nA rule runs only for what the change touches. Tables and figures take"
-        " seconds; what follows them is overview, provenance and timing.\n\n"
+        " seconds; what follows them is the gallery, summary, overview,"
+        " provenance and timing.\n\n"
         "| what I change | rules that run | tables and figures |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

@@ -21,6 +21,9 @@ def test_nips2017_folder(tmp_path):
     assert found["test"].labels.tolist() == [0, 1] and found["train"].ids == ("2",)
     credit = "Photographer 1, flickr.com/photos/p/1, creativecommons.org/licenses/by/2.0"
     assert found["test"].credits[1] == credit
+    names = found["test"].classes
+    assert len(names) == len(set(names)) == 1000
+    assert names[0] == "tench" and names[254] == "pug" and names[999] == "toilet tissue"
     with pytest.raises(ValueError, match="lists 3 images.*ask for 4"):
         NIPS2017(folder=str(tmp_path), test=4).load()
 

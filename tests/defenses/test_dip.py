@@ -7,7 +7,7 @@ import torch
 from priors import ENGINES, SMALL, photos, two_threads  # noqa: F401
 from torch import nn
 
-from tandem_defense.defenses.dip import DIP, TandemDIP, is_flat
+from tandem_defense.defenses.dip import DIP, TandemDIP, as_input, as_rgb, is_flat
 from tandem_defense.pipeline import schema
 from tandem_defense.restoration import native, reference
 from tandem_defense.restoration.reference import FitSettings, Task, dip1, dip2
@@ -75,6 +75,26 @@ def test_readouts_are_points_of_one_run():
         alone = TandemDIP(first_iterations=(first_steps,), **settings, **SMALL)
         assert (alone(images, names) - traced).abs().max() < 1e-9
     assert (defense(images, names) - actual[6, 8]).abs().max() < 1e-9  # the first of the two
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_networks_output_is_told(channels):
+    """It has the images' shape, belongs to λ₁ alone, and is what DIP₁ alone makes of the image."""
+    images = photos(2, 40, 48)[:, :channels]
+    defense = TandemDIP(first_iterations=(3, 6), first_width=0.125, **SMALL)
+    starts = {}
+    for restored in defense.trace(images, ["a", "b"], [2, 4]):
+        assert restored.start.shape == restored.images.shape
+        for position, start in zip(restored.positions, restored.start):
+            key = restored.first_iterations, position
+            assert torch.equal(starts.setdefault(key, start), start)
+    assert len(starts) == 4 and not torch.allclose(starts[3, 0], starts[6, 0])
+    main, _ = defense.priors()
+    tasks = defense._tasks(as_rgb(images), ["a", "b"], "dip1")
+    for read in defense._fit(main, tasks, defense.fit_settings([3, 6])):
+        for position, output in zip(read.positions, read.output):
+            alone = as_input(output[None], images)[0]
+            assert (starts[read.iteration, position] - alone).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("name", ENGINES)

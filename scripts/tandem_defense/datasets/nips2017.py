@@ -7,11 +7,16 @@ import numpy as np
 
 from tandem_defense.datasets.base import Dataset, ImageSet
 from tandem_defense.datasets.pictures import opened
+from tandem_defense.extras import extra
 from tandem_defense.files.base import FileError
 from tandem_defense.settings import Count, Size
 
+with extra("pipeline"):
+    from torchvision.models import get_weight
+
 SIDE = 299
 COLUMNS = ("ImageId", "TrueLabel", "Author", "OriginalLandingURL", "License")
+WEIGHTS = "ResNet50_Weights.IMAGENET1K_V1"  # torchvision names ImageNet's classes with its weights
 REMEDY = (
     "Delete it, for an image its whole folder, and run the same snakemake command again: rule"
     " download or download_archive brings it. In a folder of your own, put the published file"
@@ -55,7 +60,7 @@ class NIPS2017(Dataset):
             np.stack([self._read(row["ImageId"]) for row in rows]),
             np.array([int(row["TrueLabel"]) - 1 for row in rows], np.int64),
             tuple(row["ImageId"] for row in rows),
-            tuple(str(i) for i in range(1000)),
+            tuple(get_weight(WEIGHTS).meta["categories"]),
             tuple(self._credit(row) for row in rows),
         )
         test = whole[: self.test]

@@ -45,6 +45,7 @@ class Restored:
     images : (N, C, H, W) in [0, 1]
     stopped : (N,) the iteration at which early stopping took the images; 0 where it did not
     flat : (N,) bool, whether DIP₁ had learned no image when DIP₂ started (see :func:`is_flat`)
+    start : DIP₁'s output, shape and range as `images`; None without a first network
     """
 
     positions: list[int]
@@ -53,6 +54,7 @@ class Restored:
     images: Tensor
     stopped: Tensor
     flat: Tensor
+    start: Tensor | None = None
 
 
 class DIP(Defense):
@@ -152,9 +154,8 @@ class DIP(Defense):
         settings = self.fit_settings(readouts)
         names = names_of(images, ids)
         for restored in self._restore(as_rgb(images), names, settings):
-            whole = restored.images[..., : images.shape[2], : images.shape[3]]
-            whole = whole if images.shape[1] == 3 else whole.mean(1, keepdim=True)
-            yield replace(restored, images=whole.to(images))
+            start = None if restored.start is None else as_input(restored.start, images)
+            yield replace(restored, images=as_input(restored.images, images), start=start)
 
     def steps(self, images: int, iterations: int) -> int:
         """Optimizer steps that restoring this many images takes, summed over images."""
@@ -250,6 +251,7 @@ class TandemDIP(DIP):
                     read.average[some],
                     read.stopped[some],
                     flat[number, positions],
+                    starts[number, positions],
                 )
 
     def _starts(self, targets: Tensor, names: list[str], settings: FitSettings) -> Tensor:
@@ -311,3 +313,10 @@ def as_rgb(images: Tensor) -> Tensor:
     right, below = (max(0, SMALLEST - n) for n in (images.shape[3], images.shape[2]))
     padded = F.pad(images, (0, right, 0, below), "replicate") if right or below else images
     return padded.expand(-1, 3, -1, -1)
+
+
+def as_input(restored: Tensor, images: Tensor) -> Tensor:
+    """What :func:`as_rgb` has made of images and a network restored, as the images were."""
+    whole = restored[..., : images.shape[2], : images.shape[3]]
+    whole = whole if images.shape[1] == 3 else whole.mean(1, keepdim=True)
+    return whole.to(images)

@@ -9,7 +9,10 @@ from tandem_defense.files.arrays import check, in_range, names, read, unusable, 
 
 
 def write_restored(path: str | Path, images: Mapping[str, np.ndarray], ids: list[str]) -> None:
-    """Store restored images (N, C, H, W) float32 per read-out, keys ``"first/iteration"``."""
+    """Store restored images (N, C, H, W) float32 per read-out, keys ``"first/iteration"``.
+
+    ``"first/0"`` is the first network's output.
+    """
     write(path, "restored", images, ids=list(ids))
 
 

@@ -41,6 +41,7 @@ FILES = {
     "predictions": "results/predictions/{experiment}.parquet",
 }
 PUBLISHED = "resources/published"
+TEMPLATE = "report/gallery.html"  # of the gallery's page
 CLEAN = "clean"  # the name of the unattacked images beside the attacks'
 
 
@@ -247,6 +248,16 @@ class Experiment:
             patterns.append(self.file(kind, **cards, scatteritem="{scatteritem}"))
         return sorted(file for pattern in patterns for file in self.chunks(pattern))
 
+    def attacked_files(self) -> list[str]:
+        """The adversarial images of every seed, classifier, attack and chunk."""
+        patterns = [
+            self.file("attacked", seed=s, classifier=c, attack=a, scatteritem="{scatteritem}")
+            for s, c, a in product(
+                self.spec["seeds"], self.spec["classifiers"], self.spec["attacks"]
+            )
+        ]
+        return [file for pattern in patterns for file in self.chunks(pattern)]
+
     def defense_files(self, seed: int | str, classifier: str) -> list[str]:
         """The weights of the feed-forward defenses of a classifier."""
         return [
@@ -276,6 +287,34 @@ class Experiment:
             "restored": list(self.restored()),
             "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
         }
+
+    def pictured(self) -> Iterator[tuple[str, dict, str]]:
+        """The files of which the gallery shows pictures: (kind, names, file).
+
+        As in the figures, of the first seed's first chunk. None where no restored images are kept.
+        """
+        first = {"seed": self.spec["seeds"][0], "scatteritem": f"1-of-{self.spec['chunks']}"}
+        sets = []
+        for defense, classifier, attack in product(
+            self.restorations(), self.spec["classifiers"], self.attacks()
+        ):
+            if self.spec.get("keep_restored") and self.computed(defense, classifier, attack):
+                names = {"classifier": classifier, "attack": attack, "defense": defense}
+                kind = "restored_clean" if attack == CLEAN else "restored"
+                sets.append(("restored", names, self.file(kind, **names, **first)))
+        for classifier in dict.fromkeys(names["classifier"] for _, names, _ in sets):
+            names = {"classifier": classifier}
+            yield "classifier", names, self.file("classifier", **names, **first)
+        for classifier, attack in dict.fromkeys(
+            (names["classifier"], names["attack"]) for _, names, _ in sets
+        ):
+            names = {"classifier": classifier, "attack": attack}
+            if attack != CLEAN:
+                yield "attacked", names, self.file("attacked", **names, **first)
+        if sets:
+            yield "images", {}, self.file("images") + "/test.safetensors"
+            yield "predictions", {"seed": first["seed"]}, self.file("predictions")
+        yield from sets
 
     # --- what tables and figures are told ---------------------------------------------------
 
@@ -393,3 +432,55 @@ def artifacts(config: dict, section: str) -> list[Artifact]:
         for name, entry in config.get(section, {}).items()
         for of in [entry["experiment"]]
     ]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The page of pictures: what it reads of all `experiments`, and what it shows beside them."""
+
+    experiments: dict[str, Experiment]
+
+    def _pictured(self) -> dict[str, list[tuple[dict, str]]]:
+        kinds: dict[str, list[tuple[dict, str]]] = {}
+        for name, experiment in self.experiments.items():
+            for kind, names, file in experiment.pictured():
+                kinds.setdefault(kind, []).append(({"experiment": name} | names, file))
+        return kinds
+
+    def files(self) -> dict[str, list[str]]:
+        """The files that it reads, by kind."""
+        return {kind: [file for _, file in found] for kind, found in self._pictured().items()}
+
+    def classes(self) -> list[str]:
+        """The classes that its job loads."""
+        found = self._pictured().get("classifier", ())
+        return [
+            target
+            for names, _ in found
+            for target in self.experiments[names["experiment"]].classes(
+                "classifiers", names["classifier"]
+            )
+        ]
+
+    def sheets(self) -> dict[str, dict]:
+        """Every experiment as a reader sees it, with its label."""
+        return {
+            name: experiment.sheet() | {"label": experiment.spec.get("label", name)}
+            for name, experiment in self.experiments.items()
+        }
+
+    def params(self, root: Path) -> dict:
+        """What its job is told: whose every file is, in their order, and what a reader sees.
+
+        The page's template in the checkout `root` is told by its content, as in `Artifact.params`.
+        """
+        entries = [
+            self.experiments[names["experiment"]].entry("classifiers", names["classifier"])
+            for names, _ in self._pictured().get("classifier", ())
+        ]
+        return {
+            "of": {kind: [names for names, _ in found] for kind, found in self._pictured().items()},
+            "entries": entries,
+            "sheets": self.sheets(),
+            "template": sha256((root / TEMPLATE).read_bytes()).hexdigest(),
+        }

@@ -1,6 +1,7 @@
 """Through a restoration and the classifiers to prediction rows at every read-out."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ with extra("pipeline"):
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+MINUTE = 60.0  # seconds
 
 
 def restore(
@@ -36,7 +39,8 @@ def restore(
 
     readouts : ``iterations``, a list of steps, and ``first_iterations``, a list of λ₁, empty for a
         restoration that has no first network
-    keep : how many of the chunk's first images are kept as restored in `shown_output`, per read-out
+    keep : how many of the chunk's first images are kept in `shown_output`, as restored at every
+        read-out and as the first network leaves them, if there is one
     """
     processor = device.prepare(threads)
     nets = {n: entries.load(*c, processor) for n, c in classifiers.items()}
@@ -44,13 +48,13 @@ def restore(
     extra = {"iterations": steps[-1]} | ({"first_iterations": lengths} if lengths else {})
     restoration = classes.build(entry | {"settings": entry["settings"] | extra}, seed).to(processor)
     lengths = sorted(set(lengths)) or [0]
-    restoration.progress = _logged(restoration.steps(len(chunk.ids), steps[-1]))
+    restoration.progress = logged(restoration.steps(len(chunk.ids), steps[-1]))
     predicted = torch.full((len(lengths), len(steps), len(nets), len(chunk.ids)), -1)
     flat = torch.zeros(len(lengths), len(chunk.ids), dtype=torch.bool)
     kept = {
         f"{first}/{step}": torch.zeros(keep, *chunk.images.shape[1:])
         for first in lengths
-        for step in steps
+        for step in ([0, *steps] if first else steps)  # 0: the first network's output
         if keep
     }
     checkpoint.part("read-outs", {"predictions": predicted, "flat": flat} | kept).resume()
@@ -60,10 +64,12 @@ def restore(
         for order, net in enumerate(nets.values()):
             answers = net.predict(restored.images)
             predicted[lengths.index(first), steps.index(step), order, at] = answers
-        pictures = kept.get(f"{first}/{step}", ())
-        for i, image in zip(at, restored.images.cpu(), strict=True):
-            if i < len(pictures):
-                pictures[i] = image
+        states = {step: restored.images} | ({0: restored.start} if first else {})
+        for number, images in states.items():
+            pictures = kept.get(f"{first}/{number}", ())
+            for i, image in zip(at, images.cpu(), strict=True):
+                if i < len(pictures):
+                    pictures[i] = image
     known = chunk.columns.get("clean_prediction")
     bare = {
         n: net.predict(chunk.images).numpy() if known is None else known for n, net in nets.items()
@@ -81,14 +87,32 @@ def restore(
     predictions.write(table, output, flat_first_outputs=int(flat.sum()))
 
 
-def _logged(total: int) -> Callable[[int], None]:
-    """A callback that counts steps and logs every tenth of `total`."""
-    done = 0
+def logged(total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], None]:
+    """A callback that counts steps and logs, once a minute, how many of `total` and the time left.
+
+    The time left is at the speed since the last line: a job that was resumed counts the steps of
+    earlier runs at once.
+    """
+    done, told, since = 0, 0, clock()
 
     def progress(steps: int) -> None:
-        nonlocal done
-        before, done = done, done + steps
-        if 10 * before // total < 10 * done // total:
-            log.info("%d of %d image-steps (%d %%)", done, total, 100 * done // total)
+        nonlocal done, told, since
+        done += steps
+        now = clock()
+        if now - since < MINUTE and done < total:
+            return
+        left = (total - done) * (now - since) / max(done - told, 1)
+        log.info(
+            "%d of %d image-steps (%d %%), %s left", done, total, 100 * done // total, span(left)
+        )
+        told, since = done, now
 
     return progress
+
+
+def span(seconds: float) -> str:
+    """'40 s', '12 min' or '3 h 20 min'."""
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / MINUTE), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

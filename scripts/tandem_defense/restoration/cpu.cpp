@@ -1452,6 +1452,7 @@ template <class T> struct Deconv : Winograd<T> {
 // 1 x 1 convolution to three channels, sigmoid and squared error.
 template <class T> struct Head : Layer<T> {
     static constexpr long SOME = 16;  // blocks in one part of the work
+    static constexpr long WIDE = V<T> < 3 ? PANEL<T> : V<T>;  // holds the three channels
     Map<T>& from;
     int real_in;
     Weights<T> weights;  // three rows of from.c; three biases
@@ -1473,15 +1474,15 @@ template <class T> struct Head : Layer<T> {
     void forward(Team<T>& team) override {
         constexpr long CHUNK = 4 * ROWS;
         long n = from.pixels(), c = from.c;
-        team.shared.weights.grow(c * V<T>);
+        team.shared.weights.grow(c * WIDE);
         T* matrix = team.shared.weights;  // (channels, o)
         for (long i = 0; i < c; i++)
-            for (int o = 0; o < 3; o++) matrix[i * V<T> + o] = weights.value[o * c + i];
+            for (int o = 0; o < 3; o++) matrix[i * WIDE + o] = weights.value[o * c + i];
         long blocks = (n + CHUNK - 1) / CHUNK, count = team.parts(blocks, SOME);
         std::vector<double> losses(count);
         team.each(count, [&](long part, Scratch<T>& s) {
             s.columns.grow(CHUNK * c);
-            s.block.grow(CHUNK * V<T>);
+            s.block.grow(CHUNK * WIDE);
             T* logits = s.block;  // (pixels, o)
             double sum = 0;
             long stop = std::min(blocks * (part + 1) / count * CHUNK, n);
@@ -1489,11 +1490,11 @@ template <class T> struct Head : Layer<T> {
                 long size = std::min(CHUNK, stop - start);
                 for (long i = 0; i < size * c; i += V<T>)
                     store(s.columns + i, positive<T>(load(from.value + start * c + i)));
-                product<T>(size, V<T>, c, s.columns, c, 1, {matrix, V<T>, 0}, 0,
-                           {logits, V<T>, 0}, 0, false);
+                product<T>(size, WIDE, c, s.columns, c, 1, {matrix, WIDE, 0}, 0,
+                           {logits, WIDE, 0}, 0, false);
                 for (int o = 0; o < 3; o++)
                     for (long p = 0; p < size; p++) {
-                        T x = logits[p * V<T> + o] + weights.value[3 * c + o];
+                        T x = logits[p * WIDE + o] + weights.value[3 * c + o];
                         T y = 1 / (1 + std::exp(-x)), d = y - target[o * n + start + p];
                         image[o * n + start + p] = y;
                         sum += double(d) * d;
