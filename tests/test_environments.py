@@ -44,7 +44,8 @@ def test_specs_are_valid(root, name):
         assert spec.name.normalized == package and spec.version
 
 
-OPTIONAL = {"timm"}  # an extra, for whoever names it in a configuration
+# For whoever names it in a configuration: an extra, and what PyTorch's CUDA builds bring along.
+OPTIONAL = {"timm", "triton"}
 
 
 def rules(root) -> dict[str, str]:

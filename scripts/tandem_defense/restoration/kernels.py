@@ -118,7 +118,10 @@ def convolve(
     DEPTH: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """y (H, W, N) from a (IN_H, IN_W, A) and b (IN_H, IN_W, B), one above the other or transposed.
+    """A convolution of a's channels and then b's, or a transposed one; lane by lane.
+
+    y : (H, W, N)
+    a, b : (IN_H, IN_W, A) and (IN_H, IN_W, B)
 
     As a convolution, output pixel o reads input pixel o · STRIDE + tap − PADDING. Transposed, it
     reads those inputs i with o = i · STRIDE + tap − PADDING: the outputs with the same remainder of
