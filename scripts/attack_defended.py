@@ -7,7 +7,7 @@ with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     threats.attack(
         params.entry,
         (params.classifier, files.classifier),
-        (params.defense, files.get("defense")),
+        (params.defense, files.defense or None),
         {"test": files.images, "train": files.train},
         snakemake.output[0],
         count=params.images,

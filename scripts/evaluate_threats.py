@@ -8,7 +8,7 @@ with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
         dict(zip(params.threats, zip(params.threats.values(), files.candidates), strict=True)),
         {"dataset": params.dataset, "classifier": cards.classifier, "defense": cards.defense},
         (params.classifier, files.classifier),
-        (params.defense, files.get("defense")),
+        (params.defense, files.defense or None),
         files.images,
         snakemake.output[0],
         count=params.images,
