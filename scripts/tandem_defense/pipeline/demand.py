@@ -382,6 +382,53 @@ class Experiment:
             "shape": self.shape() or [3, 224, 224],
             "restored": list(self.restored()),
             "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
+            "threats": self._threats_work(),
+        }
+
+    def _threats_work(self) -> dict:
+        """What threats will cost: jobs, sets of candidates, and restorations of single images.
+
+        ``restored`` has a line per threat, and one per defense for judging: how many images are
+        restored how far. An attack takes `queries`, or `steps` in each of its `restarts`.
+        """
+        seeds, images = len(self.spec["seeds"]), self.threatened
+        jobs, restored = set(), []
+        sets = 0
+        for classifier, defense in self.threatened_cells():
+            told, bounds = self.whole(defense)["settings"], 1  # clean images are judged too
+            steps = {key: told.get(key) for key in ("iterations", "first_iterations")}
+            jobs.add((classifier, defense))
+            for name, of in self.threats(classifier, defense).items():
+                threat, entry = self.threat(name), self.spec["threats"][name]
+                count = len(threat["epsilons"]) or 1
+                bounds += count
+                if (job := (classifier, of, name)) in jobs:
+                    continue
+                jobs.add(job)
+                sets += count
+                knows = schema.defaults(threat["class"]) | threat["settings"]
+                if of == ANY or entry["kind"] == "surrogate" or not steps["iterations"]:
+                    continue
+                known = schema.defaults(threat["attack"]["class"]) | threat["attack"]["settings"]
+                passes = known.get("queries") or known.get("steps", 1) * known.get("restarts", 1)
+                last = min(knows.get("iterations") or steps["iterations"], steps["iterations"])
+                share = last / steps["iterations"]
+                first = [max(1, round(share * n)) for n in steps["first_iterations"] or ()]
+                line = {"defense": defense, "iterations": [last], "first_iterations": first}
+                restored.append(
+                    line | {"images": seeds * images * count * passes * knows.get("samples", 1)}
+                )
+            if steps["iterations"]:
+                line = {"defense": defense, "iterations": [steps["iterations"]]}
+                line |= {"first_iterations": steps["first_iterations"] or []}
+                number = seeds * images * bounds * self.spec.get("draws", 3)
+                restored.append(line | {"images": number})
+        chunks = self.spec["chunks"]
+        return {
+            "images": images,
+            "jobs": seeds * chunks * len(jobs),
+            "sets": seeds * sets,
+            "restored": restored,
         }
 
     # --- what tables and figures are told ---------------------------------------------------
