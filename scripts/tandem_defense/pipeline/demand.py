@@ -309,12 +309,12 @@ class Experiment:
             )
         ]
 
-    def weights(self, seed: int | str, classifier: str, defense: str) -> list[str]:
-        """The file of a defense's weights, if it has any."""
+    def weights(self, seed: int | str, classifier: str, defense: str) -> str | list:
+        """The file of a defense's weights; an empty list where it has none."""
         if not {"training", "weights"} & {*self.spec["defenses"].get(defense, {})}:
             return []
         against = self.trained_against(defense, classifier)
-        return [self.file("defense", seed=seed, classifier=against, defense=defense)]
+        return self.file("defense", seed=seed, classifier=against, defense=defense)
 
     def judged_files(self) -> list[str]:
         """Every file of judged candidates."""
