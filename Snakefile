@@ -22,6 +22,7 @@ wildcard_constraints:
     classifier=r"[a-z][a-z0-9_]*",
     attack=r"[a-z][a-z0-9_]*",
     defense=r"[a-z][a-z0-9_]*",
+    threat=r"[a-z][a-z0-9_]*",
     seed=r"\d+",
 
 

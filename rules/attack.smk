@@ -22,3 +22,36 @@ rule attack:
         images=lookup("experiments/{experiment}/images", within=config),
     script:
         "../scripts/attack.py"
+
+
+rule attack_defended:
+    """Attack one chunk of images as a threat does, which may know of the defense."""
+    input:
+        images="results/images/{experiment}/test.safetensors",
+        train="results/images/{experiment}/train.safetensors",
+        classifier=demand.FILES["classifier"],
+        defense=lambda w: experiment_of(w).weights(w.seed, w.classifier, w.defense),
+    output:
+        kept(demand.FILES["candidates"]),
+    log:
+        "logs/attack_defended/{experiment}/{seed}/{classifier}/{defense}/{threat}/{scatteritem}.log",
+    benchmark:
+        "benchmarks/attack_defended/{experiment}/{seed}/{classifier}/{defense}/{threat}/{scatteritem}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(480),
+        gpu=1,
+    params:
+        code=code(
+            "attack_defended.py",
+            "classifiers",
+            also=lambda w: experiment_of(w).threat_classes(w.defense, w.threat),
+        ),
+        entry=lambda w: experiment_of(w).threat(w.threat),
+        classifier=entry("classifiers"),
+        defense=lambda w: experiment_of(w).whole(w.defense),
+        images=lambda w: experiment_of(w).threatened,
+    script:
+        "../scripts/attack_defended.py"

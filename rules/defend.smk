@@ -127,7 +127,67 @@ rule gather_predictions:
         "../scripts/gather_predictions.py"
 
 
+rule evaluate_threats:
+    """Judge a chunk of candidates of every threat by the defended classifier, with fresh seeds."""
+    input:
+        images="results/images/{experiment}/test.safetensors",
+        candidates=lambda w: [
+            experiment_of(w).file("candidates", **(dict(w.items()) | {"threat": n, "defense": of}))
+            for n, of in experiment_of(w).threats(w.classifier, w.defense).items()
+        ],
+        classifier=demand.FILES["classifier"],
+        defense=lambda w: experiment_of(w).weights(w.seed, w.classifier, w.defense),
+    output:
+        demand.FILES["judged"],
+    log:
+        "logs/evaluate_threats/{experiment}/{seed}/{classifier}/{defense}/{scatteritem}.log",
+    benchmark:
+        "benchmarks/evaluate_threats/{experiment}/{seed}/{classifier}/{defense}/{scatteritem}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(480),
+        gpu=1,
+    params:
+        code=code("evaluate_threats.py", "defenses", "classifiers"),
+        dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
+        threats=lambda w: {
+            n: experiment_of(w).threat(n)
+            for n in experiment_of(w).threats(w.classifier, w.defense)
+        },
+        classifier=entry("classifiers"),
+        defense=lambda w: experiment_of(w).whole(w.defense),
+        dynamic=lambda w: w.defense in experiment_of(w).restorations(),
+        draws=lambda w: experiment_of(w).spec.get("draws", 3),
+        images=lambda w: experiment_of(w).threatened,
+    script:
+        "../scripts/evaluate_threats.py"
+
+
+rule gather_threats:
+    """All judged candidates of an experiment's threats in one tidy table."""
+    input:
+        lambda w: experiment_of(w).judged_files(),
+    output:
+        demand.FILES["threats"],
+    log:
+        "logs/gather_threats/{experiment}.log",
+    benchmark:
+        "benchmarks/gather_threats/{experiment}.tsv"
+    conda:
+        "../envs/plots.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        code=code("gather_threats.py"),
+    script:
+        "../scripts/gather_threats.py"
+
+
 rule predictions:
     """Every experiment, whole."""
     input:
         collect(demand.FILES["predictions"], experiment=EXPERIMENTS),
+        collect(demand.FILES["threats"], experiment=[n for n in EXPERIMENTS if EXPERIMENTS[n].judged_files()]),

@@ -4,7 +4,7 @@
 rule overview:
     """Every cell of every experiment, also of those that no table of the papers shows."""
     input:
-        rules.predictions.input,
+        collect(demand.FILES["predictions"], experiment=EXPERIMENTS),
     output:
         report(
             "results/tables/overview.csv",

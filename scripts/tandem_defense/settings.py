@@ -70,6 +70,7 @@ TYPES: dict[str, dict] = {
         "uniqueItems": True,
         "items": {"type": "string", "entry": "attacks"},
     },
+    "ThreatName": {"type": "string", "entry": "threats"},
     "DefenseName": {"type": "string", "entry": "defenses"},
     "DefenseNames": {
         "type": "array",
@@ -121,6 +122,7 @@ ClassifierName = Annotated[str, "ClassifierName"]
 ClassifierNames = Annotated[tuple[str, ...], "ClassifierNames"]
 AttackName = Annotated[str, "AttackName"]  # ``clean`` is one
 AttackNames = Annotated[tuple[str, ...], "AttackNames"]
+ThreatName = Annotated[str, "ThreatName"]
 DefenseName = Annotated[str, "DefenseName"]
 DefenseNames = Annotated[tuple[str, ...], "DefenseNames"]
 RestorationName = Annotated[str, "RestorationName"]

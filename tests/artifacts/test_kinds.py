@@ -10,6 +10,7 @@ import yaml
 
 from tandem_defense.artifacts.base import Figure, Inputs, Table
 from tandem_defense.pipeline import registry
+from tandem_defense.pipeline.configuration import with_fractions
 from tandem_defense.settings import schema_of
 
 KINDS = [
@@ -56,7 +57,7 @@ def test_the_reader_of_a_need_asks_for_its_file():
 
 @pytest.mark.parametrize("folder", [".", "demo"])
 def test_shipped_entries_are_accepted_and_have_a_caption(folder, root):
-    config = yaml.safe_load((root / folder / "config.yaml").read_text())
+    config = with_fractions(yaml.safe_load((root / folder / "config.yaml").read_text()))
     strict = jinja2.Environment(undefined=jinja2.StrictUndefined)  # Snakemake's is not
     apart = ("kind", "label", "paper")
     for section in ("tables", "figures"):

@@ -304,7 +304,8 @@ def test_keys_that_change_nothing_of_this_configuration(config, schema):
     for experiment in config["experiments"].values():
         experiment["attacks"] = {}
         experiment["defenses"] = {"none": {"kind": "none"}}
-        experiment.pop("keep_restored", None)
+        for key in ("keep_restored", "threats", "threat_images"):
+            experiment.pop(key, None)
     config["tables"], config["figures"] = {}, {}
     with pytest.raises(configuration.ConfigurationError, match="keep_adversarial: nothing"):
         configuration.check(config, schema, set())

@@ -7,7 +7,7 @@ that it asks its classifier for feature maps. It only selects from what its expe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tandem_defense.artifacts.printing import Grid, Marks
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.evaluation.published import read_table
 from tandem_defense.extras import extra
-from tandem_defense.files import predictions
+from tandem_defense.files import judgments, predictions
 from tandem_defense.files.adversarial import AdversarialSet, read_adversarial
 from tandem_defense.files.images import read_images
 from tandem_defense.files.restored import read_restored
@@ -34,6 +34,7 @@ class Sheet:
     dataset : the dataset's kind, as the prediction rows have it
     classifiers, attacks, defenses : name to label; ``clean`` is among the attacks
     controls : defenses that are controls, not contenders
+    threats : name to label
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Sheet:
     attacks: dict[str, str]
     defenses: dict[str, str]
     controls: Sequence[str] = ()
+    threats: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +62,11 @@ class Inputs:
     def predictions(self) -> pd.DataFrame:
         """All prediction rows of the experiment."""
         return predictions.read(self.files["predictions"], "gather_predictions")
+
+    @cached_property
+    def threats(self) -> pd.DataFrame:
+        """All judged candidates of the experiment's threats."""
+        return judgments.read(self.files["threats"], "gather_threats")
 
     @cached_property
     def images(self) -> ImageSet:

@@ -65,6 +65,17 @@ def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
             | _restoration(asked, counts["restorations"][asked["defense"]], images, side, measured)
             for asked in counts["restored"]
         ]
+        threats = counts["threats"]
+        if threats["jobs"]:
+            size = threats["sets"] * threats["images"] * 4 * math.prod(counts["shape"]) / 1e9
+            work.append({"work": "threats", "jobs": threats["jobs"], "gigabytes": size})
+        work += [
+            {"work": f"threats to {asked['defense']}"}
+            | _restoration(
+                asked, counts["restorations"][asked["defense"]], asked["images"], side, measured
+            )
+            for asked in threats["restored"]
+        ]
         rows += [{"experiment": name} | row for row in work]
     columns = [*COLUMNS, *measured]
     table = pd.DataFrame(rows, columns=columns).fillna({column: 0 for column in columns[2:]})
@@ -111,8 +122,9 @@ def markdown(table: pd.DataFrame) -> str:
     notes = (
         "Planned from the configuration; downloads, gathering, tables and figures are a few dozen"
         " short jobs more. Hours are the restorations' operations at the speed that"
-        " `performance/restoration.csv` has for the nearest size of image; attacks and training"
-        " come on top. A device that is not listed has not been measured: `python"
+        " `performance/restoration.csv` has for the nearest size of image, those through which"
+        " threats attack and judge included (their jobs stand in the line `threats`); attacks and"
+        " training come on top. A device that is not listed has not been measured: `python"
         " performance/restoration.py` measures the one at hand."
     )
     return f"{notes}\n\n{body}\n"

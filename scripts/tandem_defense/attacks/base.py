@@ -166,6 +166,13 @@ def gradient(model: Callable, images: Tensor, labels: Tensor) -> Tensor:
     return torch.autograd.grad(loss, x)[0]
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The label's logit less the largest other one, (B,): below 0 where the image fools."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own - others.amax(1)
+
+
 def first_success(
     model: Callable,
     images: Tensor,

@@ -5,8 +5,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tandem_defense.attacks.base import Attack, at_once, each, generators, gradient, predict
+from tandem_defense.attacks.base import (
+    Attack,
+    at_once,
+    each,
+    generators,
+    gradient,
+    logits_of,
+    margin,
+    predict,
+)
 from tandem_defense.extras import extra
+from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Epsilon, NonNegative, Positive
 
 with extra("pipeline"):
@@ -196,14 +206,35 @@ class PGD(BIM):
         default).
     step_size: None: 0.01 for "minimal" and "corner" (Foolbox 2), epsilon/30 for "fixed"
         (Foolbox 3).
+    restarts: random starts, of which an image's best is kept: that with the smallest margin between
+        the label's logit and the next; "fixed" only.
 
     Other settings, and what is raised, as in :class:`BIM`.
     """
 
     steps: Count = 40
+    restarts: Count = 1
+
+    ONLY_IF = {
+        "binary_search_steps": "semantics == 'minimal'",
+        "restarts": "semantics == 'fixed'",
+    }
 
     default_step = 0.01
     default_share = 0.01 / 0.3
+
+    def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
+        best = super().run(model, images, labels, seeds)
+        if self.restarts == 1:
+            return best
+        lowest = margin(logits_of(model, best), labels)
+        for i in range(1, self.restarts):
+            again = [derive_seed(seed, "restart", str(i)) for seed in seeds]
+            tried = super().run(model, images, labels, again)
+            found = margin(logits_of(model, tried), labels)
+            best = torch.where(each(found < lowest), tried, best)
+            lowest = torch.minimum(found, lowest)
+        return best
 
     def start(self, images: Tensor, seeds: list[int]) -> Tensor:
         shape, double = images.shape[1:], torch.float64

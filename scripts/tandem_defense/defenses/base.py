@@ -46,6 +46,10 @@ class Defense(Settings, nn.Module):
         """Defended images, shape and range as the input's."""
         raise NotImplementedError
 
+    def through(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """As a call, for an attacker who passes roundings straight through: by default the call."""
+        return self(images, ids)
+
     def rejects(self, images: Tensor) -> Tensor:
         """Which inputs the defense refuses to classify, (B,) bool: none, unless it detects."""
         return images.new_zeros(len(images), dtype=bool)
@@ -57,6 +61,10 @@ NO_GRADIENT = (
     ' (BPDA), the usual way to attack it; gradient="none" detaches the result, so that the attack'
     " sees no slope and fails for that reason alone"
 )
+
+
+class NoGradient(RuntimeError):
+    """A gradient was asked for that is not there."""
 
 
 class Backward(torch.autograd.Function):
@@ -73,7 +81,7 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor, None, None]:
         if context.refusing:
-            raise RuntimeError(NO_GRADIENT.format(context.refusing))
+            raise NoGradient(NO_GRADIENT.format(context.refusing))
         return gradient, None, None
 
 

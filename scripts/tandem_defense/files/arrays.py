@@ -19,6 +19,7 @@ from tandem_defense.files.base import FileError, made_by, replacing
 RULES = {
     "images": "prepare_images",
     "adversarial": "attack",
+    "candidates": "attack_defended",
     "restored": "restore",
     "weights": "train_classifier, train_defense or convert_weights",
     "checkpoint": "restore, train_classifier or train_defense",

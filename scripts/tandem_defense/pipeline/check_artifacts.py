@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from math import isclose
 from typing import NamedTuple
 
 from tandem_defense.pipeline import demand, schema
@@ -22,6 +23,8 @@ def artifacts(config: dict) -> Iterator[str]:
                 spec = config["experiments"][entry["experiment"]]
                 artifact = Artifact(section, name, entry, Experiment(entry["experiment"], spec))
                 complaints = [*_references(path, artifact)]
+            if not complaints and "threats" in artifact.needs:
+                complaints = [*_threatened(path, artifact)]
             yield from complaints or [*_computed(path, artifact), *_pictures(path, artifact)]
 
 
@@ -32,7 +35,7 @@ def _references(path: str, artifact: Artifact) -> Iterator[str]:
     for key, option, value in names(known, demand.settings(artifact.section, entry)):
         section = option["entry"]
         place = f"experiments.{experiment.name}.{section}"
-        allowed = list(experiment[section])
+        allowed = list(experiment.spec.get(section, {}))
         if section == "attacks" and "attacked" not in artifact.needs:
             allowed = experiment.attacks()
         if value not in allowed:
@@ -46,6 +49,28 @@ def _references(path: str, artifact: Artifact) -> Iterator[str]:
                     f"{path}.{key}: found {value!r}, allowed is a restoration as {sort}:"
                     f" {', '.join(fits) or 'none'} ({place})"
                 )
+
+
+def _threatened(path: str, artifact: Artifact) -> Iterator[str]:
+    """What shows threats has some: of its classifier, and at its ε."""
+    entry, experiment = artifact.entry, artifact.experiment
+    place = f"experiments.{experiment.name}"
+    cells = experiment.threatened_cells()
+    if not cells:
+        yield f"{path}.experiment: {place} has no threats to any defended classifier: add some"
+        return
+    known = sorted({classifier for classifier, _ in cells})
+    if "classifier" in entry and entry["classifier"] not in known:
+        yield f"{path}.classifier: {unknown(entry['classifier'], known)} ({place}.threats)"
+    bounds = {
+        bound
+        for classifier, defense in cells
+        for name in experiment.threats(classifier, defense)
+        for bound in experiment.threat(name)["epsilons"]
+    }
+    if "epsilon" in entry and not any(isclose(entry["epsilon"], bound) for bound in bounds):
+        texts = [f"{bound:g}" for bound in sorted(bounds)]
+        yield f"{path}.epsilon: {unknown(entry['epsilon'], texts)} ({place}.threats)"
 
 
 def names(known: dict, value: object, key: str = "") -> Iterator[tuple[str, dict, str]]:

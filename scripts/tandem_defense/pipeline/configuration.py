@@ -19,6 +19,7 @@ from tandem_defense.pipeline.check_entries import (
     without_maps,
 )
 from tandem_defense.pipeline.check_machine import machine
+from tandem_defense.pipeline.check_threats import threat_of, threats_of
 from tandem_defense.pipeline.demand import CLEAN, Experiment
 from tandem_defense.settings import problems
 
@@ -96,6 +97,10 @@ def _entries(config: dict) -> Iterator[tuple[str, str, dict]]:
         for section in PARTS:
             for key, entry in spec[section].items():
                 yield f"experiments.{name}.{section}.{key}", section, entry
+        for key, entry in spec.get("threats", {}).items():
+            yield f"experiments.{name}.threats.{key}", "threats", entry
+            if "attack" in entry:
+                yield f"experiments.{name}.threats.{key}.attack", "attacks", entry["attack"]
     for section in ("tables", "figures"):
         for key, entry in config.get(section, {}).items():
             yield f"{section}.{key}", section, entry
@@ -147,6 +152,9 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         for name, entry in spec[section].items():
             yield from entry_of(f"{path}.{section}.{name}", section, entry)
             yield from shape_of(f"{path}.{section}.{name}", section, entry, experiment.shape())
+    for name in spec.get("threats", {}):
+        yield from threat_of(f"{path}.threats.{name}", name, experiment)
+    yield from threats_of(path, spec)
     for name, entry in spec["defenses"].items():
         yield from _demand(f"{path}.defenses.{name}", entry, spec)
     if spec["defenses"].get("none", {}).get("kind") != "none":
@@ -226,7 +234,9 @@ def _checkpoints(config: dict, downloads: Container[str]) -> Iterator[str]:
 def _unused(config: dict, downloads: Container[str]) -> Iterator[str]:
     """Keys at the top level that change nothing of this configuration."""
     experiments = config["experiments"].values()
-    if "keep_adversarial" in config and not any(spec["attacks"] for spec in experiments):
+    if "keep_adversarial" in config and not any(
+        spec["attacks"] or spec.get("threats") for spec in experiments
+    ):
         yield "keep_adversarial: nothing is attacked; remove the key"
     folders = [str(spec["dataset"].get("folder", "")) for spec in experiments]
     downloaded = any(folder.startswith(DOWNLOADED) for folder in folders) or any(

@@ -19,6 +19,7 @@ BESIDE = {
     "classifiers": ("kind", "label", "training"),
     "attacks": ("kind", "label"),
     "defenses": ("kind", "label", "control", "training", "only", "readouts", "every"),
+    "threats": ("kind", "label", "attack", "epsilons", "only"),
     "tables": ("kind", "label", "paper"),
     "figures": ("kind", "label", "paper"),
 }
@@ -26,6 +27,7 @@ READOUTS = ("iterations", "first_iterations", "every")  # of a restoration
 
 RUN = "{experiment}/{seed}"
 SET = RUN + "/{classifier}/{attack}"  # one attack's images of one classifier
+DEFENDED = RUN + "/{classifier}/{defense}"  # one defended classifier
 CHUNK = "/{scatteritem}"
 # Where every file of an experiment is.
 FILES = {
@@ -39,7 +41,11 @@ FILES = {
     "restored": f"results/restored/{SET}/{{defense}}{CHUNK}.safetensors",
     "restored_clean": f"results/restored/{RUN}/clean/{{defense}}{CHUNK}.safetensors",
     "predictions": "results/predictions/{experiment}.parquet",
+    "candidates": f"results/candidates/{DEFENDED}/{{threat}}{CHUNK}.safetensors",
+    "judged": f"results/threats/{DEFENDED}{CHUNK}.parquet",
+    "threats": "results/threats/{experiment}.parquet",
 }
+ANY = "any"  # in place of a defense: candidates of a threat that knows of none
 PUBLISHED = "resources/published"
 TEMPLATE = "report/gallery.html"  # of the gallery's page
 CLEAN = "clean"  # the name of the unattacked images beside the attacks'
@@ -67,6 +73,11 @@ def networks(entry: dict) -> int:
     """How many networks a defense fits to an image: 2 as t-DIPs, 1 as DIP, 0 unless it restores."""
     known = schema.schema(target("defenses", entry))["properties"]
     return (2 if "first_iterations" in known else 1) if is_restoration(entry) else 0
+
+
+def attack_of(threat: dict) -> dict:
+    """The attack of a threat's entry, its class's own where it names none."""
+    return threat.get("attack") or schema.constant(target("threats", threat), "ATTACK")
 
 
 def own_weights(entry: dict) -> bool:
@@ -226,6 +237,102 @@ class Experiment:
                 if asked := self.readouts(defense, classifier, attack):
                     yield cards | {"classifier": classifier, "attack": attack} | asked
 
+    # --- threats ----------------------------------------------------------------------------
+
+    @property
+    def threatened(self) -> int:
+        """How many images are attacked by those who know of the defense, the first ones."""
+        return self.spec.get("threat_images", self.spec["images"])
+
+    def threat(self, name: str) -> dict:
+        """A threat's class and settings, its attack, and the bounds ε of the attack."""
+        entry = self.spec["threats"][name]
+        given = attack_of(entry)
+        attack = {"name": given["kind"], "class": target("attacks", given)}
+        attack["settings"] = settings("attacks", given)
+        epsilons = entry.get("epsilons")
+        if epsilons is None:
+            known = schema.defaults(attack["class"]) | attack["settings"]
+            epsilons = [known["epsilon"]] if "epsilon" in known else []
+        return self.entry("threats", name) | {"attack": attack, "epsilons": list(epsilons)}
+
+    def threat_classes(self, defense: str, threat: str) -> list[str]:
+        """The classes that a threat's job loads beside the classifier's."""
+        defenses = [] if defense == ANY else self.classes("defenses", defense)
+        told = self.threat(threat)
+        return [*defenses, told["class"], told["attack"]["class"]]
+
+    def whole(self, defense: str) -> dict:
+        """Class and settings of a defense as threats meet it: a restoration at its first read-out.
+
+        That is the last iteration of its first list of read-outs, with the first λ₁ there.
+        """
+        if defense == ANY:
+            return {"class": target("defenses", {"kind": "none"}), "settings": {}}
+        told = self.entry("defenses", defense)
+        if is_restoration(self.spec["defenses"][defense]):
+            rule = self.rules(defense)[0]
+            steps = {"iterations": rule["iterations"]}
+            if rule["first_iterations"]:
+                steps["first_iterations"] = rule["first_iterations"][:1]
+            told = told | {"settings": told["settings"] | steps}
+        return told
+
+    def threats(self, classifier: str, defense: str) -> dict[str, str]:
+        """The threats to a defended classifier: name to the defense that its candidates are for."""
+        found = {}
+        for name, entry in self.spec.get("threats", {}).items():
+            only = entry.get("only", {})
+            chosen = classifier in only.get("classifiers", [classifier])
+            if chosen and defense in only.get("defenses", [defense]):
+                aware = schema.constant(target("threats", entry), "AWARE")
+                found[name] = ANY if aware is False else defense
+        return found
+
+    def threatened_cells(self) -> list[tuple[str, str]]:
+        """Every (classifier, defense) that some threat is for."""
+        return [
+            (classifier, defense)
+            for classifier in self.spec["classifiers"]
+            for defense in self.defenses_of(classifier)
+            if self.threats(classifier, defense)
+        ]
+
+    def defenses_of(self, classifier: str) -> list[str]:
+        """The defenses that are run before a classifier under any attack, or clean."""
+        return [
+            name
+            for name in self.spec["defenses"]
+            if (
+                any(self.computed(name, classifier, attack) for attack in self.attacks())
+                if is_restoration(self.spec["defenses"][name])
+                else name in self.feed_forward(classifier)
+            )
+        ]
+
+    def weights(self, seed: int | str, classifier: str, defense: str) -> str | list:
+        """The file of a defense's weights; an empty list where it has none."""
+        if not {"training", "weights"} & {*self.spec["defenses"].get(defense, {})}:
+            return []
+        against = self.trained_against(defense, classifier)
+        return self.file("defense", seed=seed, classifier=against, defense=defense)
+
+    def judged_files(self) -> list[str]:
+        """Every file of judged candidates."""
+        return [
+            file
+            for seed, (classifier, defense) in product(self.spec["seeds"], self.threatened_cells())
+            for file in self.chunks(
+                self.file(
+                    "judged",
+                    seed=seed,
+                    classifier=classifier,
+                    defense=defense,
+                    scatteritem="{scatteritem}",
+                )
+            )
+        ]
+
     # --- files ------------------------------------------------------------------------------
 
     def file(self, kind: str, **wildcards) -> str:
@@ -286,6 +393,53 @@ class Experiment:
             "shape": self.shape() or [3, 224, 224],
             "restored": list(self.restored()),
             "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
+            "threats": self._threats_work(),
+        }
+
+    def _threats_work(self) -> dict:
+        """What threats will cost: jobs, sets of candidates, and restorations of single images.
+
+        ``restored`` has a line per threat, and one per defense for judging: how many images are
+        restored how far. An attack takes `queries`, or `steps` in each of its `restarts`.
+        """
+        seeds, images = len(self.spec["seeds"]), self.threatened
+        jobs, restored = set(), []
+        sets = 0
+        for classifier, defense in self.threatened_cells():
+            told, bounds = self.whole(defense)["settings"], 1  # clean images are judged too
+            steps = {key: told.get(key) for key in ("iterations", "first_iterations")}
+            jobs.add((classifier, defense))
+            for name, of in self.threats(classifier, defense).items():
+                threat, entry = self.threat(name), self.spec["threats"][name]
+                count = len(threat["epsilons"]) or 1
+                bounds += count
+                if (job := (classifier, of, name)) in jobs:
+                    continue
+                jobs.add(job)
+                sets += count
+                knows = schema.defaults(threat["class"]) | threat["settings"]
+                if of == ANY or entry["kind"] == "surrogate" or not steps["iterations"]:
+                    continue
+                known = schema.defaults(threat["attack"]["class"]) | threat["attack"]["settings"]
+                passes = known.get("queries") or known.get("steps", 1) * known.get("restarts", 1)
+                last = min(knows.get("iterations") or steps["iterations"], steps["iterations"])
+                share = last / steps["iterations"]
+                first = [max(1, round(share * n)) for n in steps["first_iterations"] or ()]
+                line = {"defense": defense, "iterations": [last], "first_iterations": first}
+                restored.append(
+                    line | {"images": seeds * images * count * passes * knows.get("samples", 1)}
+                )
+            if steps["iterations"]:
+                line = {"defense": defense, "iterations": [steps["iterations"]]}
+                line |= {"first_iterations": steps["first_iterations"] or []}
+                number = seeds * images * bounds * self.spec.get("draws", 3)
+                restored.append(line | {"images": number})
+        chunks = self.spec["chunks"]
+        return {
+            "images": images,
+            "jobs": seeds * chunks * len(jobs),
+            "sets": seeds * sets,
+            "restored": restored,
         }
 
     def pictured(self) -> Iterator[tuple[str, dict, str]]:
@@ -329,6 +483,7 @@ class Experiment:
             "classifiers": labels("classifiers"),
             "attacks": {CLEAN: "Clean"} | labels("attacks"),
             "defenses": labels("defenses"),
+            "threats": {n: e.get("label", n) for n, e in self.spec.get("threats", {}).items()},
             "controls": [n for n, e in self.spec["defenses"].items() if e.get("control")],
         }
 
@@ -419,6 +574,7 @@ class Artifact:
                 "attacked": lambda: [
                     of.file("attacked", **(first | {"classifier": name})) for name in classifiers
                 ],
+                "threats": lambda: of.file("threats"),
                 "restored": lambda: [of.file("restored", defense=d, **first) for d in defenses],
             }[need]()
             for need in self.needs

@@ -33,6 +33,17 @@ ATTACKS = {
     "carlini_wagner": "tandem_defense.attacks.carlini_wagner:CarliniWagnerL2",
     "single_pixel": "tandem_defense.attacks.pixel:SinglePixel",
     "local_search": "tandem_defense.attacks.pixel:LocalSearch",
+    "noise": "tandem_defense.attacks.black_box:Noise",
+    "square": "tandem_defense.attacks.black_box:Square",
+}
+THREATS = {
+    "oblivious": "tandem_defense.threats.blind:Oblivious",
+    "noise": "tandem_defense.threats.blind:Noise",
+    "exact": "tandem_defense.threats.through:Exact",
+    "bpda": "tandem_defense.threats.through:BPDA",
+    "low_frequency": "tandem_defense.threats.through:LowFrequency",
+    "query": "tandem_defense.threats.through:Query",
+    "surrogate": "tandem_defense.threats.surrogate:Surrogate",
 }
 DEFENSES = {
     "none": "tandem_defense.defenses.base:NoDefense",
@@ -49,18 +60,21 @@ TABLES = {
     "comparisons": "tandem_defense.artifacts.comparisons:Comparisons",
     "success": "tandem_defense.artifacts.success:Success",
     "claims": "tandem_defense.artifacts.claims:Claims",
+    "robustness": "tandem_defense.artifacts.robustness:Robustness",
 }
 FIGURES = {
     "curve": "tandem_defense.artifacts.curve:Curve",
     "restored": "tandem_defense.artifacts.restored:Restored",
     "activation": "tandem_defense.artifacts.activation:Activation",
     "perturbation": "tandem_defense.artifacts.perturbation:Perturbation",
+    "security": "tandem_defense.artifacts.security:Security",
 }
 SECTIONS = {
     "dataset": DATASETS,
     "classifiers": CLASSIFIERS,
     "attacks": ATTACKS,
     "defenses": DEFENSES,
+    "threats": THREATS,
     "tables": TABLES,
     "figures": FIGURES,
 }

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT, TYPES
+from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT, TYPES, evaluate
 
 
 @cache
@@ -88,16 +88,24 @@ def schema(target: str) -> dict:
 
 
 def defaults(target: str) -> dict[str, object]:
-    """The defaults of the settings that are literals."""
+    """The defaults of the settings that are literals, or fractions of them."""
     literals = {}
     for _, node in reversed(ancestry(target)):
         for line in node.body:
             if isinstance(line, ast.AnnAssign) and line.value is not None:
                 try:
-                    literals[line.target.id] = ast.literal_eval(line.value)
-                except ValueError:  # for instance 8 / 255
+                    literals[line.target.id] = _literal(line.value)
+                except (KeyError, TypeError):  # a name, a call
                     literals.pop(line.target.id, None)
     return literals
+
+
+def _literal(node: ast.expr) -> object:
+    """The value of a literal, or of arithmetic with some, as 8 / 255."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return evaluate(ast.unparse(node), {})
 
 
 def fit(target: str) -> dict | None:

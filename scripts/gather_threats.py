@@ -1,0 +1,7 @@
+"""All judgments of an experiment's threats in one tidy table."""
+
+from tandem_defense.files import judgments
+from tandem_defense.pipeline import logs
+
+with logs.capture(snakemake.log[0]):
+    judgments.gather(snakemake.input, snakemake.output[0])

@@ -1,0 +1,172 @@
+"""Attacking a chunk as a threat does, and judging candidates by the defended classifier."""
+
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tandem_defense import device
+from tandem_defense.attacks.batches import PIXELS
+from tandem_defense.defenses.base import Defense
+from tandem_defense.extras import extra
+from tandem_defense.files import judgments
+from tandem_defense.files.candidates import FLAGS, CandidateSet, read_candidates, write_candidates
+from tandem_defense.files.images import read_images
+from tandem_defense.pipeline import checkpoint, classes, entries
+from tandem_defense.pipeline.classes import Entry
+from tandem_defense.threats.base import DRAWS, judged_with, random
+
+with extra("pipeline"):
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+def attack(
+    entry: dict,
+    classifier: tuple[Entry, str],
+    defense: tuple[Entry, str | None],
+    images: dict[str, str],
+    output: str,
+    *,
+    count: int,
+    scatteritem: str,
+    seed: int,
+    threads: int,
+) -> None:
+    """Candidates of one threat for one chunk of the first `count` images, at every ε of its entry.
+
+    entry : ``class`` and ``settings`` of the threat, its ``attack`` and ``epsilons``
+    images : files of the images, ``test``, and of the attacker's own, ``train``
+    """
+    processor = device.prepare(threads)
+    threat, net = classes.build(entry), entries.load(*classifier, processor)
+    defended = entries.load(*defense, processor, seed)
+    data = read_images(images["test"])
+    chunk = data[entries.chunk_positions(scatteritem, count)]
+    if "pairs" in threat.settings():
+        own = read_images(images["train"])[slice(0, threat.pairs)]
+        threat.prepare(defended, entries.to_tensor(own.images).to(processor), own.ids, seed)
+    x, y = entries.to_tensor(chunk.images), torch.from_numpy(chunk.labels)
+    shape = (len(entry["epsilons"]) or 1, len(chunk))
+    found = {"images": torch.zeros(*shape, *x.shape[1:])}
+    found |= {name: torch.zeros(shape, dtype=torch.bool) for name in FLAGS}
+    part = checkpoint.part("candidates", found, done=[0, 0]).resume()
+    size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // x[0, 0].numel())
+    for e, epsilon in enumerate(entry["epsilons"] or [None]):
+        own = {} if epsilon is None else {"epsilon": epsilon}
+        tool = classes.build(entry["attack"] | {"settings": entry["attack"]["settings"] | own})
+        for start in range(0, len(chunk), size):
+            if [e, start] < part.progress["done"]:
+                continue
+            some = slice(start, start + size)
+            given = (x[some].to(processor), y[some].to(processor))
+            result = threat(tool, net, defended, *given, ids=chunk.ids[some], seed=seed)
+            for name, values in found.items():
+                values[e, some] = getattr(result, name).cpu().to(values.dtype)
+            part.progress["done"] = [e, start + size]
+            if part.due():
+                part.save()
+        log.info(
+            "epsilon %s: target deceived on %d of %d",
+            epsilon,
+            found["deceived"][e].sum(),
+            len(chunk),
+        )
+    difference = (found["images"] - x).double().flatten(2)
+    write_candidates(
+        output,
+        CandidateSet(
+            labels=chunk.labels,
+            ids=chunk.ids,
+            linf=difference.norm(torch.inf, dim=2).float().numpy(),
+            l2=difference.norm(2, dim=2).float().numpy(),
+            epsilons=tuple(entry["epsilons"]) or (0.0,),
+            attack=entry["attack"]["name"],
+            settings=classes.identity(entry)
+            | {"attack": classes.identity(entry["attack"]), "seed": seed},
+            classes=len(data.classes),
+            **{name: values.numpy() for name, values in found.items()},
+        ),
+    )
+
+
+def judge(
+    threats: dict[str, tuple[Entry, str]],
+    names: dict,
+    classifier: tuple[Entry, str],
+    defense: tuple[Entry, str | None],
+    images: str,
+    output: str,
+    *,
+    count: int,
+    scatteritem: str,
+    draws: int,
+    dynamic: bool,
+    seed: int,
+    threads: int,
+    batch: int = 64,
+) -> None:
+    """Rows of one defended classifier on a chunk: clean, and every threat's candidates.
+
+    threats : name to (entry, file of candidates)
+    draws : fresh seeds that a random defense judges every candidate with; others judge once
+    dynamic : whether the defense optimizes while it defends
+    """
+    processor = device.prepare(threads)
+    net, defended = entries.load(*classifier, processor), entries.load(*defense, processor, seed)
+    chunk = read_images(images)[entries.chunk_positions(scatteritem, count)]
+    zero = np.zeros(len(chunk), np.float32)
+    flags = dict.fromkeys(FLAGS, np.zeros(len(chunk), bool))
+    sets = [("clean", "clean", 0.0, entries.to_tensor(chunk.images), False, 0, zero, zero, flags)]
+    for name, (entry, file) in threats.items():
+        stored, kind = read_candidates(file), classes.load_class(entry["class"])
+        samples = classes.build(entry).samples
+        for e, epsilon in enumerate(stored.epsilons):
+            of = {flag: getattr(stored, flag)[e] for flag in FLAGS}
+            x = torch.from_numpy(stored.images[e])
+            size = (stored.linf[e], stored.l2[e])
+            sets.append((name, stored.attack, epsilon, x, kind.GRADIENTS, samples, *size, of))
+    chance = random(defended)
+    number = max(draws, DRAWS) if chance else 1
+    shape = (len(sets), number, len(chunk))
+    live = {
+        "prediction": torch.full(shape, -1),
+        "loss": torch.zeros(shape),
+        "rejected": torch.zeros(shape, dtype=torch.bool),
+    }
+    part, tables = checkpoint.part("judged", live, done=[0, 0]).resume(), []
+    for s, (threat, attack, epsilon, x, gradients, samples, linf, l2, of) in enumerate(sets):
+        for draw in range(number):
+            if [s, draw] >= part.progress["done"]:
+                if chance:
+                    defended.seed = judged_with(seed, draw)
+                found = answers(net, defended, x, chunk.ids, y=chunk.labels, on=processor, n=batch)
+                for name, values in found.items():
+                    live[name][s, draw] = values
+                part.progress["done"] = [s, draw + 1]
+                if part.due():
+                    part.save()
+            columns = {name: values[s, draw].numpy() for name, values in live.items()}
+            columns |= {"threat": threat, "attack": attack, "epsilon": epsilon, "draw": draw}
+            columns |= {"linf": linf, "l2": l2, "gradients": gradients, "samples": samples}
+            columns |= {"random": chance, "dynamic": dynamic, "seed": seed}
+            columns |= {"image": list(chunk.ids), "label": chunk.labels}
+            tables.append(pd.DataFrame(names | columns | of))
+        log.info("%s at %.4f: judged", threat, epsilon)
+    judgments.write(pd.concat(tables, ignore_index=True), output)
+
+
+@torch.no_grad()
+def answers(net, defense: Defense, images, ids, *, y, on, n: int) -> dict[str, torch.Tensor]:
+    """Prediction, cross-entropy and refusal of defended images, (N,) each."""
+    parts: dict[str, list] = {"prediction": [], "loss": [], "rejected": []}
+    labels = torch.from_numpy(y)
+    for start in range(0, len(images), n):
+        x, some = images[start : start + n].to(on), slice(start, start + n)
+        logits = net(defense(x, ids[some]))
+        parts["prediction"].append(logits.argmax(1).cpu())
+        parts["loss"].append(F.cross_entropy(logits.cpu(), labels[some], reduction="none"))
+        parts["rejected"].append(defense.rejects(x).cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}

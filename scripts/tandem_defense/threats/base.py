@@ -1,0 +1,240 @@
+"""What every threat offers: an attack, a classifier and its defense in, candidates out.
+
+A threat says which module the attack is shown (the *target*): the bare classifier, or one that
+knows of the defense. Whatever comes out is a candidate: the defended classifier judges it later,
+with seeds that the attacker did not have.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tandem_defense.attacks.base import Attack, check_images, check_labels, untouched
+from tandem_defense.defenses.base import Defense, NoGradient, names_of
+from tandem_defense.extras import extra
+from tandem_defense.seeds import derive_seed
+from tandem_defense.settings import Settings
+
+with extra("pipeline"):
+    from foolbox import PyTorchModel
+
+DRAWS = 3  # seeds that a candidate for a random defense is judged with, at least
+LATE = 0.1  # the last share of an attack's steps: a loss that still grows there is not at its top
+GROWTH = 0.01  # by so much, as a share of the loss
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a threat made of B images, and how its attack went: what signs of failure rest on.
+
+    images : (B, C, H, W) in [0, 1]
+    deceived : (B,) bool, the target (what the attack was shown) classifies the candidate wrongly
+    zero_gradient : (B,) bool, the gradient was exactly zero in more than half of the steps
+    no_gradient : (B,) bool, there was none, or it was not finite
+    silent : (B,) bool, the target was deceived on the way but not by the candidate; only where the
+        target answers the same twice
+    incomplete : (B,) bool, the loss still grew by more than 1 % in the last tenth of the steps
+    """
+
+    images: Tensor
+    deceived: Tensor
+    zero_gradient: Tensor
+    no_gradient: Tensor
+    silent: Tensor
+    incomplete: Tensor
+
+
+class Threat(Settings):
+    """An attacker: ``threat(attack, classifier, defense, images, labels)``.
+
+    A subclass defines :meth:`target`, the module that the attack is shown.
+
+    knows_seeds : whether the attacker knows the seeds of the evaluation. If not, a random defense
+        draws other numbers, fresh ones at every step, while it is attacked
+    """
+
+    knows_seeds: bool = False
+
+    # The attack where a configuration names none: of the section `attacks`.
+    ATTACK = {"kind": "pgd", "semantics": "fixed", "steps": 40, "restarts": 5}
+    AWARE = True  # depends on the defense; if not, one set of candidates serves all defenses
+    GRADIENTS = True  # whether the attack is one that follows gradients
+
+    samples = 1  # seeds that are averaged at every step, of a random defense; 0: no search at all
+
+    def target(self, classifier: nn.Module, defense: Defense) -> nn.Module:
+        """The module from images to logits that the attack is shown.
+
+        `defense` is a copy whose settings may be changed.
+        """
+        raise NotImplementedError
+
+    def prepare(self, defense: Defense, images: Tensor, ids: Sequence[str], seed: int) -> None:
+        """Learn from images (N, C, H, W) of the attacker's own, before anything is attacked."""
+
+    def project(self, images: Tensor, start: Tensor, epsilon: float) -> Tensor:
+        """The candidates that this attacker may use, (B, C, H, W): by default all."""
+        return images
+
+    def __call__(
+        self,
+        attack: Attack,
+        classifier: nn.Module,
+        defense: Defense,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        ids: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Candidates:
+        """Attack all images, also those that are misclassified: another seed may be right.
+
+        images : (B, C, H, W), float32 or float64, in [0, 1], on the classifier's device
+        labels : (B,) whole numbers, the true classes
+        ids : B names; without them an image's content is its name
+        seed : the run's
+
+        Attacks with another `semantics` than "fixed" get those images alone that the target
+        classifies correctly. Raises ValueError for images and labels that cannot be used.
+        """
+        check_images(images)
+        names = names_of(images, ids)
+        seeds = [derive_seed(seed, name) for name in names]
+        twin = copy.copy(defense)
+        shown = self.target(classifier, twin)
+        if self.AWARE and random(defense):
+            stage = "evaluation" if self.knows_seeds else "attacker"
+            shown = Drawing(shown, twin, seed, stage, self.samples, names)
+        epsilon = getattr(attack, "epsilon", 1.0)
+        y = check_labels(labels, images, shown)
+        watch = Watch(shown, y, lambda x: self.project(x, images, epsilon))
+        watch.eval()
+        with untouched(classifier), untouched(defense), torch.enable_grad():
+            try:
+                if attack.semantics == "fixed":
+                    model = PyTorchModel(watch, bounds=(0, 1), device=images.device)
+                    found = attack.run(model, images, y, seeds).detach().clamp(0, 1)
+                else:
+                    found = attack(watch, images, y, seeds).images
+            except NoGradient:
+                watch.no_gradient[:] = True
+                found = images
+        with torch.no_grad():
+            found = self.project(found, images, epsilon)
+            finite = found.flatten(1).isfinite().all(1)
+            found = torch.where(finite[:, None, None, None], found, images)
+            deceived = shown(found).argmax(1) != y
+        certain = not isinstance(shown, Drawing)
+        return Candidates(
+            found,
+            deceived,
+            watch.zeros > watch.calls / 2,
+            watch.no_gradient,
+            watch.ever & ~deceived & certain,
+            watch.grows(getattr(attack, "steps", None)) & ~deceived,
+        )
+
+
+def random(defense: nn.Module) -> bool:
+    """Whether a defense draws numbers: it has a seed."""
+    return hasattr(defense, "seed")
+
+
+def judged_with(seed: int, draw: int) -> int:
+    """The seed of a random defense when it judges a candidate for the `draw`-th time."""
+    return derive_seed(seed, "evaluation", str(draw))
+
+
+class Drawing(nn.Module):
+    """A defended classifier whose defense draws anew at every call, averaged over some draws (EOT).
+
+    stage : ``attacker``, numbers of his own, an image's content as its name; ``evaluation``, the
+        numbers and `names` that candidates are judged with
+
+    The average is one of logits (Athalye et al. 2018, section 4.2 average gradients).
+    """
+
+    def __init__(
+        self,
+        shown: nn.Module,
+        defense: Defense,
+        seed: int,
+        stage: str,
+        samples: int,
+        names: list[str],
+    ):
+        super().__init__()
+        self.shown, self.defense = shown, defense
+        self.seed, self.stage, self.samples, self.names = seed, stage, samples, names
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        total = 0
+        for _ in range(self.samples):
+            known = self.stage == "evaluation"
+            draw = self.calls % DRAWS if known else self.calls
+            self.defense.seed = derive_seed(self.seed, self.stage, str(draw))
+            self.calls += 1
+            ids = self.names if known and len(images) == len(self.names) else None
+            total = total + self.shown(images, ids)
+        return total / self.samples
+
+
+class Through(nn.Module):
+    """A classifier behind `how`, a function of (images, ids): a defense, or what stands for it."""
+
+    def __init__(
+        self, classifier: nn.Module, how: Callable[[Tensor, Sequence[str] | None], Tensor]
+    ):
+        super().__init__()
+        self.classifier, self.how = classifier, how
+
+    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Logits (B, K)."""
+        return self.classifier(self.how(images, ids))
+
+
+class Watch(nn.Module):
+    """The target as an attack sees it, and what can be seen of the attack from there."""
+
+    def __init__(self, shown: nn.Module, labels: Tensor, project):
+        super().__init__()
+        self.shown, self.labels, self.project = shown, labels, project
+        none = torch.zeros_like(labels, dtype=torch.bool)
+        self.ever, self.no_gradient = none.clone(), none.clone()
+        self.zeros, self.calls = torch.zeros_like(labels), 0
+        self.losses: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The target's logits (B, K)."""
+        whole = len(images) == len(self.labels)
+        logits = self.shown(self.project(images) if whole else images)
+        if not whole:
+            return logits
+        self.ever |= (logits.argmax(1) != self.labels).detach()
+        if images.requires_grad and torch.is_grad_enabled():
+            if not logits.requires_grad:
+                raise NoGradient("the target's logits have no gradient")
+            self.losses.append(F.cross_entropy(logits, self.labels, reduction="none").detach())
+            images.register_hook(self.see)
+        return logits
+
+    def see(self, gradient: Tensor) -> None:
+        """Count gradients that are zero or not finite."""
+        flat = gradient.detach().flatten(1)
+        self.calls += 1
+        self.zeros += (flat == 0).all(1)
+        self.no_gradient |= ~flat.isfinite().all(1)
+
+    def grows(self, steps: int | None) -> Tensor:
+        """Whose loss was still growing at the end of the last `steps`, (B,) bool."""
+        losses = self.losses[-steps:] if steps else self.losses
+        if len(losses) < 2:
+            return torch.zeros_like(self.no_gradient)
+        path, late = torch.stack(losses), max(1, int(LATE * len(losses)))
+        return path[-late:].amax(0) > path[:-late].amax(0) * (1 + GROWTH) + 1e-6

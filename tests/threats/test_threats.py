@@ -1,0 +1,242 @@
+"""Threats on real attacks, defenses and a trained classifier; what the signs say of broken ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from trainings import digits as load
+
+from tandem_defense.attacks.black_box import Noise, Square
+from tandem_defense.attacks.iterative import PGD
+from tandem_defense.classifiers.small import SmallCNN
+from tandem_defense.defenses.base import Defense, NoDefense
+from tandem_defense.defenses.controls import JPEG, AverageBlur
+from tandem_defense.defenses.dip import DIP
+from tandem_defense.evaluation.threats import COLUMNS, SIGNS, WORST, robustness
+from tandem_defense.pipeline import threats as stage
+from tandem_defense.pipeline.registry import THREATS
+from tandem_defense.threats.base import DRAWS, judged_with, random
+from tandem_defense.threats.blind import Noise as NoiseThreat
+from tandem_defense.threats.blind import Oblivious
+from tandem_defense.threats.surrogate import Surrogate
+from tandem_defense.threats.through import BPDA, Exact, LowFrequency, Query, cosines
+
+EPSILON = 0.15
+PGD_ = PGD(semantics="fixed", epsilon=EPSILON, step_size=0.03, steps=15)
+IDS = [f"i{i}" for i in range(24)]
+
+
+class Quantized(Defense):
+    """Eight levels per pixel: its gradient is zero, and hides the classifier's."""
+
+    def forward(self, images, ids=None):
+        return (images * 7).round() / 7
+
+
+class Shattered(Defense):
+    """Random levels per call and image, then rounding: no slope, and another answer every time."""
+
+    seed: int = 0
+
+    def forward(self, images, ids=None):
+        source = torch.Generator().manual_seed(self.seed % 2**31)
+        shift = torch.rand(images.shape, generator=source) - 0.5
+        return ((images * 7 + shift).round() / 7).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def net():
+    images, labels = load(16)
+    net = SmallCNN(classes=10, channels=1, width=8)
+    net.fit(images[:1200], labels[:1200], seed=0, epochs=6)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def test_images():
+    images, labels = load(16)
+    return images[1300:1324], labels[1300:1324]
+
+
+def judged(net, data, defense, threats) -> pd.DataFrame:
+    """Rows as the pipeline makes them of {name: (threat, attack)}, judged with fresh seeds."""
+    x, y = data
+    chance, rows = random(defense), []
+    nothing = dict.fromkeys(
+        ("deceived", "zero_gradient", "no_gradient", "silent", "incomplete"), False
+    )
+    sets = [("clean", "clean", 0.0, x, False, 0, nothing)]
+    for name, (threat, attack) in threats.items():
+        found = threat(attack, net, defense, x, y, ids=IDS, seed=3)
+        flags = {flag: getattr(found, flag).numpy() for flag in nothing}
+        sets.append(
+            (name, type(attack).__name__, attack.epsilon, found.images, threat.GRADIENTS)
+            + (threat.samples, flags)
+        )
+    for name, attack, epsilon, images, gradients, samples, flags in sets:
+        for draw in range(DRAWS if chance else 1):
+            if chance:
+                defense.seed = judged_with(3, draw)
+            answers = stage.answers(
+                net, defense, images, IDS, y=y.numpy(), on=torch.device("cpu"), n=64
+            )
+            columns = {key: values.numpy() for key, values in answers.items()}
+            columns |= {"linf": (images - x).abs().flatten(1).amax(1).numpy(), "l2": 0.0}
+            columns |= dict(dataset="d", seed=0, classifier="net", defense="it", threat=name)
+            columns |= dict(attack=attack, epsilon=epsilon, image=IDS, label=y.numpy(), draw=draw)
+            columns |= dict(gradients=gradients, samples=samples, random=chance, dynamic=False)
+            rows.append(pd.DataFrame(columns | flags))
+    return pd.concat(rows, ignore_index=True)
+
+
+def by_threat(table):
+    return table.set_index("threat")["accuracy"], table.set_index("threat")["signs"].str.split()
+
+
+@pytest.mark.parametrize("threat", [Exact(), BPDA(samples=3)], ids=["exact", "bpda"])
+def test_without_a_defense_the_adaptive_attacker_is_the_oblivious_one(net, test_images, threat):
+    oblivious = Oblivious()(PGD_, net, NoDefense(), *test_images, ids=IDS)
+    adaptive = threat(PGD_, net, NoDefense(), *test_images, ids=IDS)
+    assert (adaptive.images - oblivious.images).abs().max() < 1e-5
+    assert torch.equal(adaptive.deceived, oblivious.deceived) and oblivious.deceived.sum() > 12
+
+
+@pytest.mark.parametrize("defense", [Quantized(), Shattered()], ids=["quantized", "random"])
+def test_a_defense_that_hides_its_gradient_shows_signs_and_falls(net, test_images, defense):
+    everybody = {
+        "oblivious": (Oblivious(), PGD_),
+        "exact": (Exact(), PGD_),
+        "bpda": (BPDA(samples=8), PGD_),
+        "query": (Query(), Square(epsilon=EPSILON, queries=150)),
+        "noise": (NoiseThreat(), Noise(epsilon=EPSILON)),
+    }
+    table = robustness(judged(net, test_images, defense, everybody))
+    accuracy, signs = by_threat(table)
+    bare = robustness(judged(net, test_images, NoDefense(), {"exact": (Exact(), PGD_)}))
+    undefended = bare.set_index("threat")["accuracy"][WORST]
+    assert accuracy["exact"] > undefended + 0.3
+    assert "zero_gradients" in signs["exact"] and "query_better" in signs["exact"]
+    assert ("randomized" in signs["bpda"]) == random(defense)
+    assert accuracy[WORST] <= undefended + 0.05
+    assert accuracy[WORST] <= accuracy.drop(WORST).min()
+    assert not signs["clean"] and not signs["noise"]
+    n = len(IDS)
+    low, high = table.set_index("threat").loc["clean", ["low", "high"]]
+    assert low <= accuracy["noise"] <= high and n == table["n"].iloc[0]
+
+
+def test_a_gradient_that_is_not_there_is_a_sign_and_no_success(net, test_images):
+    images, labels = test_images
+    dip = DIP(iterations=1, feature_scale=32, gradient=None)
+    found = Exact()(PGD_, net, dip, images[:4], labels[:4], ids=IDS[:4])
+    assert found.no_gradient.all() and torch.equal(found.images, images[:4])
+
+
+def test_an_attack_on_the_wrong_model_is_a_transfer_failure(net, test_images):
+    class Erased(Defense):
+        """Gives away nothing of the perturbation: rounds it off."""
+
+        def forward(self, images, ids=None):
+            return clean.clone()
+
+    clean = test_images[0]
+    accuracy, signs = by_threat(
+        robustness(judged(net, test_images, Erased(), {"oblivious": (Oblivious(), PGD_)}))
+    )
+    assert accuracy["oblivious"] == accuracy["clean"] > 0.5
+    assert "transfer_failure" in signs["oblivious"] and "transfer_failure" in signs[WORST]
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_the_attacker_draws_as_he_may_and_batch_mates_do_not_matter(net, test_images, knows):
+    images, labels = (part[:6] for part in test_images)
+    dip = DIP(iterations=3, feature_scale=32)
+    threat = BPDA(iterations=2, samples=2, knows_seeds=knows)
+    attack = PGD(semantics="fixed", epsilon=EPSILON, steps=2)
+
+    def run(part):
+        return threat(attack, net, dip, images[part], labels[part], ids=IDS[:6][part]).images
+
+    whole = run(slice(0, 3))
+    assert torch.allclose(whole[1:], run(slice(1, 3)), atol=1e-6)
+    assert dip.iterations == 3 and dip.gradient is None and dip.seed == 0  # as it was
+    other = BPDA(iterations=2, samples=2, knows_seeds=not knows)
+    changed = other(attack, net, dip, images[:3], labels[:3], ids=IDS[:3]).images
+    assert not torch.equal(whole, changed)
+
+
+def test_what_low_frequencies_are(net, test_images):
+    images, labels = test_images
+    k, defense = 4, AverageBlur()
+    found = LowFrequency(frequencies=k)(PGD_, net, defense, images, labels, ids=IDS)
+    delta = found.images - images
+    assert delta.abs().max() <= EPSILON * 1.0001 and found.deceived.any()
+    inside = ((found.images > 1e-4) & (found.images < 1 - 1e-4)).flatten(1).all(1)
+    rows = cosines(16, 16).float()
+    gray = LowFrequency(frequencies=k).project(images * 0 + 0.5 + delta, images * 0 + 0.5, EPSILON)
+    spectrum = rows @ (gray - 0.5) @ rows.T
+    spectrum[:, :, :k, :k] = 0
+    assert spectrum.abs().max() < 1e-4 and inside.shape == (24,)
+    assert torch.allclose(rows @ rows.T, torch.eye(16), atol=1e-5)
+
+
+@pytest.mark.parametrize("stand_in", ["blur", "low_pass", "autoencoder"])
+def test_a_stand_in_is_attacked_in_place_of_the_defense(net, test_images, stand_in):
+    images, labels = test_images
+    only = {"pairs": 16, "epochs": 10} if stand_in == "autoencoder" else {}
+    threat, defense = Surrogate(stand_in=stand_in, **only), AverageBlur()
+    if only:
+        with pytest.raises(ValueError, match="not fitted, expected a call of prepare first"):
+            threat(PGD_, net, defense, images, labels)
+        threat.prepare(defense, images, IDS, 0)
+        x = images
+        before, after = (defense(x) - x).square().mean(), (defense(x) - threat.network(x)).square()
+        assert after.mean() < before
+    found = threat(PGD_, net, defense, images, labels, ids=IDS)
+    assert found.deceived.any() and not torch.equal(found.images, images)
+
+
+def test_jpeg_passes_its_rounding_through():
+    images = torch.rand(2, 3, 17, 16, generator=torch.Generator().manual_seed(0))
+    asked = images.clone().requires_grad_()
+    result = JPEG().through(asked)
+    assert torch.allclose(result, JPEG()(images), atol=1e-6)
+    gray = torch.ones(1, 3, 1, 1)
+    result.mul(gray).sum().backward()
+    assert torch.allclose(asked.grad, torch.ones_like(images), atol=1e-5)
+
+
+def test_more_restarts_are_never_weaker(net, test_images):
+    one = PGD(semantics="fixed", epsilon=0.05, steps=4)(net, *test_images)
+    five = PGD(semantics="fixed", epsilon=0.05, steps=4, restarts=5)(net, *test_images)
+    assert five.success.sum() >= one.success.sum()
+    assert (five.success | ~one.success).all() and not torch.equal(five.images, one.images)
+    with pytest.raises(ValueError, match="restarts: found 5, which has an effect only if"):
+        PGD(restarts=5)
+
+
+def test_square_finds_what_noise_does_not(net, test_images):
+    noise = Noise(epsilon=0.15)(net, *test_images)
+    square = Square(epsilon=0.15, queries=200)(net, *test_images)
+    more = Square(epsilon=0.15, queries=2)(net, *test_images)
+    assert square.success.sum() > noise.success.sum() and square.linf.max() <= 0.1501
+    assert square.success.sum() >= more.success.sum()
+
+
+def test_the_worst_case_never_rises_with_epsilon(net, test_images):
+    threats = {
+        f"pgd{i}": (Oblivious(), PGD(semantics="fixed", epsilon=e, steps=10))
+        for i, e in enumerate((0.02, 0.05, 0.1))
+    }
+    table = robustness(judged(net, test_images, NoDefense(), threats))
+    assert list(table) == COLUMNS
+    worst = table[table["threat"] == WORST].sort_values("epsilon")
+    assert list(worst["epsilon"]) == [0.02, 0.05, 0.1]
+    assert (np.diff(worst["accuracy"]) <= 0).all()
+    assert worst["accuracy"].iloc[-1] <= table["accuracy"][table["threat"] != WORST].min()
+
+
+def test_every_threat_is_registered_and_every_sign_is_explained(root):
+    page = (root / "docs/threats.md").read_text(encoding="utf-8")
+    for name in [*SIGNS, *THREATS]:
+        assert f"`{name}`" in page, name
