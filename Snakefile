@@ -42,5 +42,4 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.gallery.output,
-        rules.provenance.output,
         rules.timing.output,
