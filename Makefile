@@ -6,6 +6,8 @@
 #   make test-slurm   the SLURM profile on a real SLURM, with faults; writes docs/reliability.md
 PYTHON ?= python3
 CORES ?= 2
+# `make demo TORCH=cpu`: PyTorch's CPU build, without 5 GB of CUDA's libraries (docs/release.md).
+TORCH ?=
 BIN := .venv/bin
 # One thread per job: several jobs side by side use the cores better than one with many threads.
 export OMP_NUM_THREADS ?= 1
@@ -17,7 +19,12 @@ export PYTHONUNBUFFERED := 1
 .venv/ready: requirements.lock requirements-uv.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+ifeq ($(TORCH),)
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+else
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH) \
+		--no-verify-hashes -c requirements.lock --extra pipeline --extra test -r pyproject.toml
+endif
 	touch $@
 
 demo: .venv/ready

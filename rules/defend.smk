@@ -190,4 +190,7 @@ rule predictions:
     """Every experiment, whole."""
     input:
         collect(demand.FILES["predictions"], experiment=EXPERIMENTS),
-        collect(demand.FILES["threats"], experiment=[n for n in EXPERIMENTS if EXPERIMENTS[n].judged_files()]),
+        collect(
+            demand.FILES["threats"],
+            experiment=[n for n in EXPERIMENTS if EXPERIMENTS[n].judged_files()],
+        ),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 import time
-import zipfile
 import zlib
 
 import numpy as np
@@ -402,26 +401,3 @@ def test_version_and_help_in_an_ascii_locale(root):
         assert run.returncode == 0, run.stderr
         text = run.stdout.decode("ascii")
         assert (__version__ if arguments == ["--version"] else "restore") in text
-
-
-def test_the_wheel_holds_the_package_and_the_command(root, tmp_path):
-    """Built as `pip install .` builds it, imported and run from elsewhere."""
-    program = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
-    subprocess.run(
-        [sys.executable, "-c", program, tmp_path], cwd=root, check=True, capture_output=True
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as content:
-        assert "tandem_defense/defenses/dip.py" in content.namelist()
-        assert not [n for n in content.namelist() if n.startswith(("scripts", "tests"))]
-        content.extractall(tmp_path / "site")
-    picture(tmp_path / "in.png")
-    run = "import sys; from tandem_defense.cli import main; sys.exit(main())"
-    subprocess.run(
-        [sys.executable, "-c", run, "restore", "in.png", "-o", "out.png", *QUICK],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-    )
-    assert (tmp_path / "out.png").is_file()

@@ -53,7 +53,7 @@ class Security(Figure):
             drawing = Drawing(figsize=(3.4 * len(panels) + 0.2, 3.0), layout="constrained")
             grid = drawing.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
             for axes, threat in zip(grid, panels, strict=True):
-                self._panel(axes, points[points["threat"] == threat], sheet)
+                self._panel(axes, points, threat, sheet)
                 title = "Worst case per image" if threat == WORST else sheet.threats[threat]
                 axes.set_title(title)
                 axes.set_xlabel("L∞ bound ε, in 1/255")
@@ -64,16 +64,18 @@ class Security(Figure):
             )
             note = (
                 f"{sheet.classifiers[self.classifier]}, n = {counts(points['n'])} images of"
-                f" {sheet.dataset}; {interval_of(1)}; attackers who know of the defense. A low"
-                " curve is a proof, a high one is not: see the signs of Table 3"
+                f" {sheet.dataset}; {interval_of(1)}; attackers who know of the defense; every"
+                " curve is an upper bound, see the signs in Table 3"
             )
             bottom = footer(drawing, note)
             drawing.get_layout_engine().set(rect=(0, bottom, 0.985, 1 - bottom))
         return drawing, points
 
-    def _panel(self, axes, points: pd.DataFrame, sheet: Sheet) -> None:
+    def _panel(self, axes, points: pd.DataFrame, threat: str, sheet: Sheet) -> None:
+        """One line per defense, which looks the same in both panels."""
         colors = sns.color_palette("colorblind")
-        places = {name: i for i, name in enumerate(sheet.defenses)}
+        places = {name: i for i, name in enumerate(points["defense"].unique())}
+        points = points[points["threat"] == threat]
         for defense, line in points.groupby("defense", sort=False):
             i, x = places[defense], 255 * line["epsilon"]
             color = colors[i % len(colors)]

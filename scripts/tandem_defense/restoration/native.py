@@ -3,9 +3,10 @@
 Where there are fewer images than threads, an image's layers are shared by several threads. An
 image's result does not depend on the number of threads, neighbors or order, to the last bit.
 
-The code is compiled once per machine, by the C++ compiler that is there (``CXX``, or ``c++``,
-``g++``, ``clang++``), and kept in ``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``). Its
-SHA-256 stands in its name: a damaged file is compiled again.
+A wheel for Linux on x86-64 ships the code compiled for three levels of that processor. Elsewhere,
+and in a checkout, it is compiled once per machine, by the C++ compiler that is there (``CXX``, or
+``c++``, ``g++``, ``clang++``), and kept in ``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``).
+Its SHA-256 stands in its name: a damaged file is compiled again.
 """
 
 import ctypes
@@ -44,6 +45,13 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast"
     " -shared -fPIC -pthread"
 ).split()
+# The levels of x86-64 for which a wheel ships the code, and what /proc/cpuinfo says of a processor
+# that has one (the psABI's table, less what older levels or the operating system imply).
+LEVELS = {
+    "v4": "avx512f avx512bw avx512cd avx512dq avx512vl avx2 bmi1 bmi2 f16c fma abm movbe",
+    "v3": "avx2 bmi1 bmi2 f16c fma abm movbe",
+    "v2": "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3",
+}
 # Between two looks at whether to go on: so many steps, and so many pixels times steps, at most.
 SLICE, PIXELS = 10, 100_000
 
@@ -54,9 +62,21 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
+def shipped() -> Path | None:
+    """The wheel's build for the highest level that this processor has; None without one."""
+    have = set(_processor().split())
+    for level, needed in LEVELS.items():
+        path = SOURCE.with_name(f"cpu-x86-64-{level}.so")
+        if path.exists() and have.issuperset(needed.split()):
+            return path
+    return None
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None, and a warning, where it cannot be compiled."""
+    """The compiled code; None, and a warning, where there is none and it cannot be compiled."""
+    if path := shipped():
+        return _declared(ctypes.CDLL(str(path)))
     command = compiler()
     if command is None:
         log.warning(

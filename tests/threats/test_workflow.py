@@ -1,0 +1,60 @@
+"""Threats as a part of a run: from a configuration to Table 3 and Figure 9, by Snakemake."""
+
+import subprocess
+import sys
+
+import pandas as pd
+
+from tandem_defense.evaluation.threats import COLUMNS
+from tandem_defense.files.candidates import read_candidates
+
+CONFIG = """
+experiments:
+  mine:
+    dataset: {kind: digits, test: 400}
+    images: 6
+    seeds: [0]
+    chunks: 1
+    classifiers:
+      net: {kind: small_cnn, classes: 10, channels: 1, width: 8, training: {epochs: 2}}
+    attacks: {}
+    threat_images: 4
+    threats:
+      oblivious:
+        kind: oblivious
+        attack: &pgd {kind: pgd, semantics: fixed, steps: 5}
+        epsilons: [0.05, 0.5]
+      exact: {kind: exact, attack: *pgd, epsilons: [0.05, 0.5]}
+      noise: {kind: noise, epsilons: [0.05, 0.5]}
+    defenses:
+      none: {kind: none}
+      magnet: {kind: magnet, channels: 1, training: {epochs: 1}}
+tables:
+  table3: {kind: robustness, experiment: mine, epsilon: 0.05}
+figures:
+  figure9: {kind: security, experiment: mine, classifier: net, control: noise}
+"""
+
+
+def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--workflow-profile", "none", "--rerun-triggers", "mtime", "params", "input"]
+    command += ["--directory", str(tmp_path), "--cores", "1"]
+    run = subprocess.run([*command, "table3", "figure9"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    results = tmp_path / "results"
+    table = pd.read_csv(results / "tables/table3.csv", keep_default_na=False)
+    assert list(table) == COLUMNS and set(table["n"]) == {4}
+    at = table.set_index(["defense", "threat", "epsilon"])["accuracy"]
+    for defense in ("none", "magnet"):
+        row = at[defense].drop("worst", level="threat")
+        assert at[defense, "worst", 0.5] <= row.min()
+    assert at["none", "exact", 0.05] == at["none", "oblivious", 0.05]
+    assert (results / "figures/figure9.png").stat().st_size > 10_000
+    # one set of candidates serves both defenses where the attacker knows of none
+    files = {str(f.relative_to(results)) for f in results.glob("candidates/*/0/*/*/*/*")}
+    owners = [("any", "oblivious"), ("any", "noise"), ("none", "exact"), ("magnet", "exact")]
+    assert files == {f"candidates/mine/0/net/{d}/{t}/1-of-1.safetensors" for d, t in owners}
+    for file in files:
+        assert read_candidates(results / file).images.shape[:2] == (2, 4)
