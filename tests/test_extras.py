@@ -25,7 +25,7 @@ print(json.dumps(failed))
 PACKAGES = "foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn tabulate timm"
 PACKAGES = (*PACKAGES.split(), "torchvision", "yaml")
 NEEDING = ("artifacts", "attacks", "evaluation", "classifiers.timm", "classifiers.torchvision")
-NEEDING += ("datasets.digits", "datasets.photos", "files.predictions")
+NEEDING += ("datasets.digits", "datasets.nips2017", "datasets.photos", "files.predictions")
 NEEDING += tuple(
     f"pipeline.{stage}" for stage in ("attack", "configfiles", "evaluate", "restore", "rows")
 )
