@@ -3,9 +3,9 @@
 python reproduction/autoencoder_training.py [--threads 1]
 
 Table 2's baseline with the points varied that the FUNN paper leaves open for it: epochs, initial
-weights, widths; 28 × 28 images without padding, and features of 4 × 4. MNIST, seed 0. Accuracy is of 1000 test images; DeepFool (L2, 50 steps) and FGSM
-(minimal, ε = 0.005) attack the first 200. Writes measured/autoencoder_training.csv and continues
-where it was stopped.
+weights, widths; 28 × 28 images without padding, and features of 4 × 4. MNIST, seed 0. Accuracy is
+of 1000 test images; DeepFool (L2, 50 steps) and FGSM (minimal, ε = 0.005) attack the first 200.
+Writes measured/autoencoder_training.csv and continues where it was stopped.
 """
 
 import argparse
