@@ -239,6 +239,7 @@ BAD |= {
     "decay": (-0.1, math.inf, None),
     "overshoot": (-0.1, 1.1),
     "loss": ("logit",),
+    "rule": ("foolbox2",),
     "order": ("Paper",),
     "r": (0, math.nan),
     "p": (0, -1),
