@@ -10,6 +10,7 @@ counts and is scaled to an epoch of 60000 images. Timed on one thread unless `--
 import argparse
 import csv
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,25 +24,21 @@ EPOCH, BATCH = 60000, 128
 
 
 class Plain(nn.Module):
-    """The autoencoder in PyTorch's layers; with noise, an attacker."""
+    """The autoencoder in PyTorch's layers, on padded images; with noise, an attacker."""
 
     def __init__(self, noise: int = 0):
         super().__init__()
-        self.encoder = nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
-        )
-        self.decoder = nn.Sequential(
-            *(nn.ConvTranspose2d(64 + noise, 32, 3, 2, 1), nn.ReLU()),
-            *(nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), nn.ReLU()),
-            nn.ConvTranspose2d(16, 1, 3, 2, 1, 1),
-        )
+        widths, relu = (1, 16, 32, 64, 64, 64), nn.ReLU()
+        down = [nn.Conv2d(i, o, 3, 2, 1) for i, o in pairwise(widths)]
+        up = [nn.ConvTranspose2d(i, o, 3, 2, 1, 1) for i, o in pairwise(widths[::-1])]
+        up[0] = nn.ConvTranspose2d(64 + noise, 64, 3, 2, 1, 1)
+        self.encoder = nn.Sequential(*(layer for step in down for layer in (step, relu)))
+        self.decoder = nn.Sequential(*[layer for step in up for layer in (step, relu)][:-1])
 
     def forward(self, images, noise=None):
         features = self.encoder(images)
         if noise is not None:
-            tiles = noise[:, :, None, None].expand(-1, -1, *features.shape[2:])
-            features = torch.cat([features, tiles], 1)
+            features = torch.cat([features, noise[:, :, None, None]], 1)
         return (1 + torch.tanh(self.decoder(features))) / 2
 
 
@@ -56,6 +53,7 @@ def plain(images: torch.Tensor, stage: int) -> None:
         defender.decoder.requires_grad_(False)
         players = (attacker.decoder, defender.encoder)
     attacks, defends = (torch.optim.Adam(player.parameters(), 1e-5) for player in players)
+    images = nn.functional.pad(images, (2, 2, 2, 2))
     for batch in torch.randperm(len(images)).split(BATCH):
         x = images[batch]
         perturbed = attacker(x, torch.rand(len(x), 32).to(where))

@@ -10,7 +10,6 @@ Writes measured/attack_semantics.csv and continues where it was stopped.
 import argparse
 import sys
 from pathlib import Path
-from typing import Literal
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
@@ -21,13 +20,11 @@ import yaml  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from tandem_defense import device  # noqa: E402
-from tandem_defense.attacks.base import Attack, each, predict  # noqa: E402
 from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf  # noqa: E402
 from tandem_defense.attacks.gradient import FGSM  # noqa: E402
 from tandem_defense.files.images import read_images  # noqa: E402
 from tandem_defense.pipeline import entries  # noqa: E402
 from tandem_defense.pipeline.demand import Experiment  # noqa: E402
-from tandem_defense.settings import Count  # noqa: E402
 
 OUTPUT = HERE / "measured/attack_semantics.csv"
 KEYS = ["seed", "classifier", "output", "attack"]
@@ -40,48 +37,14 @@ OUTPUTS = {
 }
 
 
-class DeepFool1(Attack):
-    """DeepFool as Foolbox 1 and 2 stepped: x ← clip(x + 1.05 r), r the way to the nearest boundary.
-
-    L2: r = |f_k̂| w_k̂ / ‖w_k̂‖₂²; L∞: r = |f_k̂| sign w_k̂ / ‖w_k̂‖₁. The overshoot is applied per step
-    and not to the accumulated perturbation, nothing is added to a step, and what the clip takes
-    away is lost: an image can stall on the boundary.
-    """
-
-    steps: Count
-    norm: Literal["l2", "linf"] = "l2"
-
-    def run(self, model, images: Tensor, labels: Tensor, seeds) -> Tensor:
-        x = images.clone()
-        for _ in range(self.steps):
-            todo = (predict(model, x) == labels).nonzero().squeeze(1)
-            if not len(todo):
-                break
-            x[todo] = self.step(model, x[todo], labels[todo])
-        return x
-
-    def step(self, model, images: Tensor, labels: Tensor) -> Tensor:
-        x = images.detach().requires_grad_()
-        logits = model(x)
-        f = logits - logits.gather(1, labels[:, None])  # (B, K)
-        w = torch.stack([torch.autograd.grad(k.sum(), x, retain_graph=True)[0] for k in f.T], 1)
-        dual = w.flatten(2).norm(dim=2, p=2 if self.norm == "l2" else 1) + 1e-8
-        distance = (f.abs() / dual).scatter(1, labels[:, None], torch.inf)
-        least, nearest = distance.min(1)
-        chosen = w[torch.arange(len(x)), nearest]
-        way = chosen / each(chosen.flatten(1).norm(dim=1) + 1e-8)
-        way = way if self.norm == "l2" else chosen.sign()
-        return (images + 1.05 * each(least) * way).clamp(0, 1).detach()
-
-
 ATTACKS = {
     "DeepFool L2, 50 steps": DeepFoolL2(steps=50),
     "DeepFool L∞, 50 steps": DeepFoolLinf(steps=50),
-    "DeepFool L2, 50 steps, Foolbox 1": DeepFool1(steps=50),
-    "DeepFool L2, 200 steps, Foolbox 1": DeepFool1(steps=200),
-    "DeepFool L2, 1000 steps, Foolbox 1": DeepFool1(steps=1000),
-    "DeepFool L∞, 50 steps, Foolbox 1": DeepFool1(steps=50, norm="linf"),
-    "DeepFool L∞, 200 steps, Foolbox 1": DeepFool1(steps=200, norm="linf"),
+    "DeepFool L2, 50 steps, foolbox1": DeepFoolL2(rule="foolbox1", steps=50),
+    "DeepFool L2, 200 steps, foolbox1": DeepFoolL2(rule="foolbox1", steps=200),
+    "DeepFool L2, 1000 steps, foolbox1": DeepFoolL2(rule="foolbox1", steps=1000),
+    "DeepFool L∞, 50 steps, foolbox1": DeepFoolLinf(rule="foolbox1", steps=50),
+    "DeepFool L∞, 200 steps, foolbox1": DeepFoolLinf(rule="foolbox1", steps=200),
     "FGSM ε = 0.005, minimal": FGSM(semantics="minimal", epsilon=0.005),
     "FGSM ε = 0.005, fixed": FGSM(semantics="fixed", epsilon=0.005),
 }

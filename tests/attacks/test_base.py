@@ -227,7 +227,7 @@ def test_settings_are_keywords_with_documentation(cls):
 
 
 COUNTS = {"steps", "line_steps", "candidates", "binary_search_steps", "max_pixels", "d", "t"}
-COUNTS |= {"rounds", "start_pixels"}
+COUNTS |= {"rounds", "start_pixels", "restarts", "queries"}
 BAD = dict.fromkeys(COUNTS, (0, 2.5, "3", None, True))
 BAD |= {
     "epsilon": (0, -0.1, 1.5, math.nan, "8/255", None),
@@ -239,6 +239,7 @@ BAD |= {
     "decay": (-0.1, math.inf, None),
     "overshoot": (-0.1, 1.1),
     "loss": ("logit",),
+    "rule": ("foolbox2",),
     "order": ("Paper",),
     "r": (0, math.nan),
     "p": (0, -1),

@@ -1,7 +1,11 @@
 """DeepFool in L2 and L∞."""
 
+import math
+
 import pytest
-from attack_cases import equals_the_plain_loop, plain_loops
+import torch
+from attack_cases import close, equals_the_plain_loop, plain_loops
+from attack_oracles import deepfool_1
 
 from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf
 
@@ -21,6 +25,28 @@ def test_deepfool_hands_on_its_loss(batch, monkeypatch, cls):
     cls(steps=1, loss="crossentropy")(*batch(correct=1, misclassified=0))
     cls(steps=1)(*batch(correct=1, misclassified=0))
     assert [given["loss"] for given in seen] == ["crossentropy", "logits"]
+
+
+@pytest.mark.parametrize(("cls", "p"), [(DeepFoolL2, 2), (DeepFoolLinf, math.inf)])
+def test_foolbox1_passes_over_a_class_on_a_par(cls, p):
+    """A second class has the true one's logit exactly; the step goes to the third."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3).double())
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1, 1], [2, 0], [0, 1.5]]))
+        net[1].bias.zero_()
+    x = torch.tensor([0.5, 0.5], dtype=torch.float64).view(1, 1, 1, 2)
+    logits = net(x)[0].tolist()
+    assert logits[0] == logits[1] > logits[2]
+    label = torch.tensor([0])
+    result = cls(rule="foolbox1", steps=5)(net, x, label)
+    close(result.images, deepfool_1(net, x[0], label, p, 5, 10)[None])
+    assert bool(result.success) and int(result.prediction) == 2
+
+
+@pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])
+def test_foolbox1_has_no_settings_of_foolbox3(cls):
+    with pytest.raises(ValueError, match="overshoot"):
+        cls(rule="foolbox1", overshoot=0.1)
 
 
 @pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])

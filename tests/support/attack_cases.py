@@ -8,6 +8,7 @@ from attack_oracles import (
     by_rms,
     carlini_wagner,
     deepfool,
+    deepfool_1,
     fooled,
     iterated_line,
     line,
@@ -113,6 +114,18 @@ CASES = {
     "DeepFoolLinf": (
         DeepFoolLinf(steps=6, candidates=50),
         lambda net, x, y, s: deepfool(net, x, y, math.inf, 6, 10, 0.02, False),
+    ),
+    "DeepFoolL2 foolbox1": (
+        DeepFoolL2(rule="foolbox1", steps=6, candidates=4),
+        lambda net, x, y, s: deepfool_1(net, x, y, 2, 6, 4),
+    ),
+    "DeepFoolL2 foolbox1, one step": (
+        DeepFoolL2(rule="foolbox1", steps=1),
+        lambda net, x, y, s: deepfool_1(net, x, y, 2, 1, 10),
+    ),
+    "DeepFoolLinf foolbox1": (
+        DeepFoolLinf(rule="foolbox1", steps=6),
+        lambda net, x, y, s: deepfool_1(net, x, y, math.inf, 6, 10),
     ),
     "CarliniWagnerL2": (
         CarliniWagnerL2(step_size=0.1, **CW),

@@ -110,6 +110,33 @@ def deepfool(net, x, y, p, steps, candidates, overshoot, log):
     return z
 
 
+def deepfool_1(net, x, y, p, steps, candidates):
+    """Foolbox 1.8's loop, whose losses are cross-entropies and whose gradients are of these."""
+
+    def entropy(z, k):
+        at = z.clone().requires_grad_()
+        loss = -net(at[None])[0].log_softmax(0)[k]
+        return loss.detach(), torch.autograd.grad(loss, at)[0]
+
+    labels = net(x[None])[0].argsort(descending=True)[:candidates].tolist()
+    z = x
+    for _ in range(steps):
+        if fooled(net, z, y):
+            return z
+        logits = net(z[None])[0]
+        loss, grad = entropy(z, y)
+        options = []
+        for k in labels:
+            if logits[k] < logits[y]:
+                other, slope = entropy(z, k)
+                df, dg = loss - other, slope - grad
+                norm = (dg.norm() if p == 2 else dg.abs().sum()) + 1e-8
+                options.append((abs(df) / norm, norm, dg))
+        distance, norm, dg = min(options, key=lambda option: option[0])
+        z = (z + 1.05 * distance * (-dg / norm if p == 2 else -dg.sign())).clamp(0, 1)
+    return z
+
+
 def single_pixel(net, x, y, most, seed):
     width = x.shape[2]
     order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(seed))

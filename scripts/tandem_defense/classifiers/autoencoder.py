@@ -107,19 +107,31 @@ def both_losses(
     }
 
 
+class Tanh01(nn.Module):
+    """(1 + tanh) / 2, to values in [0, 1]."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As many values."""
+        return (1 + torch.tanh(values)) / 2
+
+
 class Autoencoder(Settings, nn.Module):
     """Images (B, C, S, S) in [0, 1] to images of the same shape and range (the paper's Figure 1).
 
-    Encoder: 3×3 convolutions of stride 2 with ReLU, S → ⌈S/2⌉ per layer (28 → 14 → 7 → 4).
-    Decoder: its mirror with 3×3 deconvolutions, the last activation is (1 + tanh) / 2.
-    With ``noise_size`` > 0 it is an attacker: a vector per image is tiled over the features and
-    concatenated to them before they are decoded.
+    Encoder: 3×3 convolutions of stride 2 with ReLU, S → ⌈S/2⌉ per layer, with five of them down to
+    a vector (32 → 16 → 8 → 4 → 2 → 1). Decoder: its mirror with 3×3 deconvolutions, the last
+    activation is (1 + tanh) / 2. With ``noise_size`` > 0 it is an attacker: a vector per image is
+    concatenated to the features before they are decoded, at every place of them where the widths
+    are too few to end in a vector.
+
+    activation : of the features, the encoder's last: ``relu``, or ``tanh01``, (1 + tanh) / 2
     """
 
     channels: Count
     size: Count
     widths: Counts
     noise_size: Size = 0
+    activation: Literal["relu", "tanh01"] = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +142,8 @@ class Autoencoder(Settings, nn.Module):
         encoder: list[nn.Module] = []
         for i, o in pairwise((channels, *widths)):
             encoder += [Shrink(i, o), nn.ReLU(inplace=True)]
+        if self.activation == "tanh01":
+            encoder[-1] = Tanh01()
         decoder: list[nn.Module] = []
         for (o, i), (large, small) in reversed(
             list(zip(pairwise((channels, *widths)), pairwise(sizes), strict=True))
@@ -138,14 +152,14 @@ class Autoencoder(Settings, nn.Module):
             extra = large - (2 * small - 1)  # 1 where the size to come back to is even
             decoder += [Enlarge(entry, o, extra), nn.ReLU(inplace=True)]
         self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder[:-1])
+        self.decoder = nn.Sequential(*decoder[:-1], Tanh01())
 
     def decode(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images from features (B, F, s, s) and, for an attacker, noise (B, noise_size)."""
         if self.noise_size:
             tiles = noise[:, :, None, None].expand(-1, -1, *features.shape[2:])  # (B, n, s, s)
             features = torch.cat([features, tiles], 1)
-        return (1 + torch.tanh(self.decoder(features))) / 2
+        return self.decoder(features)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Att(x) or Def(x) of the paper; shape and range as the input's."""
@@ -163,20 +177,25 @@ class ClassicAutoencoder(Classifier):
 
     The paper's baseline: "a classic auto-encoder with an architecture similar to the defender".
     Images (B, `channels`, `size`, `size`) in [0, 1].
+
+    pad : so many black pixels are added on each side: the autoencoder works on images of side
+        `size` + 2 · `pad`, its errors are of these, and its outputs are cropped again
+    widths : channels after each convolution of the encoder; five end in a vector for 32 × 32
+    activation : of the features, ``relu`` or ``tanh01``; see :class:`Autoencoder`
     """
 
     classes: Count = 10
     channels: Count = 1
     size: Count = 28
-    widths: Counts = (16, 32, 64)
+    pad: Size = 2
+    widths: Counts = (16, 32, 64, 64, 64)
+    activation: Literal["relu", "tanh01"] = "relu"
     hidden: Count = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         with seeded(0):
-            self.autoencoder = Autoencoder(
-                channels=self.channels, size=self.size, widths=self.widths
-            )
+            self.autoencoder = self.make_autoencoder()
             features = torch.Size(self.autoencoder.shape).numel()
             self.dense = nn.Sequential(
                 nn.Flatten(),
@@ -186,13 +205,31 @@ class ClassicAutoencoder(Classifier):
             )
         self.eval()
 
+    def make_autoencoder(self, noise_size: int = 0) -> Autoencoder:
+        """A new autoencoder of this classifier's settings, with noise an attacker."""
+        return Autoencoder(
+            channels=self.channels,
+            size=self.size + 2 * self.pad,
+            widths=self.widths,
+            noise_size=noise_size,
+            activation=self.activation,
+        )
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S) with black pixels around them, as the autoencoder takes them."""
+        return nn.functional.pad(images, [self.pad] * 4)
+
+    def cropped(self, images: Tensor) -> Tensor:
+        """The reverse of :meth:`padded`."""
+        return nn.functional.pad(images, [-self.pad] * 4)
+
     def maps(self, images: Tensor) -> Tensor:
-        """The encoder's features, (B, F, s, s): (B, 64, 4, 4) for MNIST.
+        """The encoder's features, (B, F, s, s): (B, 64, 1, 1) for MNIST.
 
         Raises ValueError for images of another shape or that are not floating point.
         """
         check_images(images, self.channels, self.size)
-        return self.autoencoder.encoder(images)
+        return self.autoencoder.encoder(self.padded(images))
 
     def head(self, maps: Tensor) -> Tensor:
         """Logits (B, classes) from the features, flattened: there is no pooling."""
@@ -200,7 +237,7 @@ class ClassicAutoencoder(Classifier):
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The autoencoder's output, shape and range as the input's."""
-        return self.autoencoder(images)
+        return self.cropped(self.autoencoder(self.padded(images)))
 
     @checked
     def fit(
@@ -225,7 +262,7 @@ class ClassicAutoencoder(Classifier):
         """
         self.check(images, labels)
         initialize(self, seed, initial_weights)
-        x = images
+        x = self.padded(images)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
             return {"reconstruction": distance(self.autoencoder(x[batch]), x[batch], loss_unit)}
@@ -239,7 +276,7 @@ class ClassicAutoencoder(Classifier):
             epochs=epochs,
             batch_size=batch_size,
         )
-        self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)
+        self.fit_head(x, labels, seed, head_epochs, head_rate, batch_size)
 
     def check(self, images: Tensor, labels: Tensor) -> None:
         """Raise ValueError unless this classifier can be trained on `images` and `labels`."""
@@ -252,11 +289,11 @@ class ClassicAutoencoder(Classifier):
             )
 
     def fit_head(
-        self, images: Tensor, labels: Tensor, seed: int, epochs: int, rate: float, batch_size: int
+        self, padded: Tensor, labels: Tensor, seed: int, epochs: int, rate: float, batch_size: int
     ) -> None:
         """Train the dense layers on the features of the frozen encoder with cross-entropy."""
-        features = encode(self.autoencoder.encoder, images)
-        labels = labels.to(images.device)
+        features = encode(self.autoencoder.encoder, padded)
+        labels = labels.to(padded.device)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
             return {
@@ -270,7 +307,7 @@ class ClassicAutoencoder(Classifier):
             [(self.dense.parameters(), rate)],
             name="classifier",
             order=generator(seed, "classifier", "order"),
-            count=len(images),
+            count=len(padded),
             epochs=epochs,
             batch_size=batch_size,
         )
@@ -289,18 +326,14 @@ class FUNN(ClassicAutoencoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         with seeded(0):
-            self.attacker = Autoencoder(
-                channels=self.channels,
-                size=self.size,
-                widths=self.widths,
-                noise_size=self.noise_size,
-            )
+            self.attacker = self.make_autoencoder(self.noise_size)
         self.eval()
 
     @torch.no_grad()
     def perturb(self, images: Tensor, seed: int) -> Tensor:
         """Att(x), the attacker's images with noise from `seed`; shape and range as the input's."""
-        return self.attacker(images, self.noise(images, generator(seed, "perturb")))
+        noise = self.noise(images, generator(seed, "perturb"))
+        return self.cropped(self.attacker(self.padded(images), noise))
 
     def noise(self, images: Tensor, source: torch.Generator) -> Tensor:
         """U(0, 1) numbers for a batch of images, (B, noise_size), on the images' device."""
@@ -338,7 +371,7 @@ class FUNN(ClassicAutoencoder):
         """
         self.check(images, labels)
         initialize(self, seed, initial_weights)
-        attacker, defender, x = self.attacker, self.autoencoder, images
+        attacker, defender, x = self.attacker, self.autoencoder, self.padded(images)
         draws = generator(seed, "noise")
 
         def initialization(batch: Tensor) -> dict[str, Tensor]:
@@ -389,4 +422,4 @@ class FUNN(ClassicAutoencoder):
                 batch_size=batch_size,
                 also=[draws],
             )
-        self.fit_head(images, labels, seed, head_epochs, head_rate, batch_size)
+        self.fit_head(x, labels, seed, head_epochs, head_rate, batch_size)

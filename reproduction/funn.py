@@ -1,0 +1,184 @@
+"""FUNN and the classic autoencoder on MNIST, for whatever the paper leaves open about them.
+
+python reproduction/funn.py [--seeds 0 1] [--threads 1] [--settings NAME ...]
+
+Trains on the 60,000 images with the paper's epochs, attacks the first test images with Table 2's
+attacks, and takes the errors of attacker and defender in every epoch from the training's log.
+Writes measured/funn.csv, a row per setting, seed and measure. What is there already is not computed
+again, and a training goes on where it was: stop the script and start it again at any time.
+
+Columns: `setting` of SETTINGS, `seed`, `measure`; `n`, the images that it is of; `value`, a share,
+or an error per pixel; `noise`, of attacks, mean L2 of the images that fool. `accuracy` is of the
+first 1000 test images, success rates are of those of the attacked that are classified correctly.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from tandem_defense import device  # noqa: E402
+from tandem_defense.attacks.batches import in_batches  # noqa: E402
+from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder  # noqa: E402
+from tandem_defense.datasets.mnist import MNIST  # noqa: E402
+from tandem_defense.pipeline import checkpoint, classes  # noqa: E402
+from tandem_defense.pipeline.demand import Experiment  # noqa: E402
+from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
+from tandem_defense.seeds import derive_seed  # noqa: E402
+
+OUTPUT = HERE / "measured/funn.csv"
+KEPT = HERE / "results/funn"  # weights, logs and checkpoints of trainings
+CONFIG = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
+EXPERIMENT = Experiment("funn", CONFIG["experiments"]["funn"])
+ATTACKS = {name: EXPERIMENT.entry("attacks", name) for name in EXPERIMENT["attacks"]}
+IMAGES = 1000
+# The attacks that cost minutes or hours are made on fewer images, and last.
+FEW = 200
+COSTLY = (
+    "deepfool_l2_200",
+    "deepfool_l2_200_foolbox3",
+    "deepfool_linf_200",
+    "deepfool_linf_200_foolbox3",
+    "local_search",
+    "local_search_foolbox2",
+    "deepfool_l2_1000",
+    "deepfool_l2_1000_foolbox3",
+)
+EPOCH = re.compile(r"(\w+): epoch (\d+) of \d+: (.+)")
+
+
+def classic(*widths: int, epochs: int = 20, **settings) -> tuple:
+    """(class, settings, training) of the classic autoencoder."""
+    return ClassicAutoencoder, {"widths": widths} | settings, {"epochs": epochs}
+
+
+def funn(*widths: int, **settings) -> tuple:
+    """(class, settings, training) of FUNN, 9 + 31 epochs."""
+    return FUNN, {"widths": widths} | settings, {}
+
+
+# In the order of what they decide.
+SETTINGS = {
+    "classic, 64": classic(16, 32, 64, 64, 64),
+    "funn, 64": funn(16, 32, 64, 64, 64),
+    "classic, 256": classic(16, 32, 64, 128, 256),
+    "funn, 256": funn(16, 32, 64, 128, 256),
+    "classic, 64, 9 epochs": classic(16, 32, 64, 64, 64, epochs=9),
+    "classic, 64, tanh01": classic(16, 32, 64, 64, 64, activation="tanh01"),
+    "funn, 64, tanh01": funn(16, 32, 64, 64, 64, activation="tanh01"),
+    "classic, 128": classic(16, 32, 64, 128, 128),
+    "classic, 32": classic(16, 32, 64, 64, 32),
+    "classic, 64, 40 epochs": classic(16, 32, 64, 64, 64, epochs=40),
+    "funn, 128": funn(16, 32, 64, 128, 128),
+    "funn, 32": funn(16, 32, 64, 64, 32),
+    "classic, doubled": classic(32, 64, 128, 256, 512),
+    "funn, doubled": funn(32, 64, 128, 256, 512),
+}
+
+
+def kept(name: str, seed: int, ending: str) -> Path:
+    """A file of a training."""
+    return KEPT / f"{name.replace(',', '').replace(' ', '-')}-{seed}.{ending}"
+
+
+def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> ClassicAutoencoder:
+    """The trained classifier, kept once trained; its log has a line per epoch."""
+    kind, settings, training = SETTINGS[name]
+    net = kind(**settings)
+    file = kept(name, seed, "safetensors")
+    if file.exists():
+        net.load_state_dict(load_file(file))
+        return net.eval()
+    log = logging.FileHandler(kept(name, seed, "log"), encoding="utf-8")
+    logging.getLogger().addHandler(log)
+    job = {"settings": settings, "training": training, "seed": seed, "images": len(images)}
+    try:
+        with checkpoint.kept(kept(name, seed, "checkpoint"), job):
+            net.fit(images, labels, seed=seed, **training)
+            save_file({k: v.contiguous() for k, v in net.state_dict().items()}, file)
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
+    return net
+
+
+def errors(name: str, seed: int, count: int) -> list[dict]:
+    """Rows of the terms of the losses in every epoch, from the training's log."""
+    found = {}  # a training that was stopped may have an epoch twice: the last counts
+    for line in kept(name, seed, "log").read_text(encoding="utf-8").splitlines():
+        if match := EPOCH.fullmatch(line):
+            stage, epoch, terms = match.groups()
+            for term in terms.split(", "):
+                label, value = term.rsplit(" ", 1)
+                found[f"{stage}, epoch {epoch}, {label}"] = float(value)
+    return [{"measure": key, "n": count, "value": value} for key, value in found.items()]
+
+
+def measures(
+    name: str, seed: int, known: set[str], splits: dict, where: torch.device
+) -> Iterator[list[dict]]:
+    """The rows of a setting and a seed whose measures are not `known`, a few at a time."""
+    cheap = [attack for attack in ATTACKS if attack not in COSTLY]
+    wanted = ["accuracy", *cheap, *COSTLY]
+    if known.issuperset(wanted):
+        return
+    train_split, test = splits["train"], splits["test"]
+    net = train(name, seed, to_tensor(train_split.images), torch.from_numpy(train_split.labels))
+    if "accuracy" not in known:
+        labels = torch.from_numpy(test.labels[:IMAGES])
+        right = net.predict(to_tensor(test.images[:IMAGES])) == labels
+        accuracy = {"measure": "accuracy", "n": IMAGES, "value": float(right.float().mean())}
+        yield [accuracy, *errors(name, seed, len(train_split.images))]
+    for attack in wanted[1:]:
+        if attack in known:
+            continue
+        part = test[: FEW if attack in COSTLY else IMAGES]
+        labels = torch.from_numpy(part.labels)
+        seeds = [derive_seed(seed, image) for image in part.ids]
+        x = to_tensor(part.images)
+        made = in_batches(classes.build(ATTACKS[attack]), net, x, labels, seeds, where)
+        right = made["clean_prediction"] == part.labels
+        fooled = made["success"] & right
+        row = {"measure": attack, "n": int(right.sum())}
+        row["value"] = float(fooled.sum() / right.sum())
+        row["noise"] = float(made["l2"][fooled].mean()) if fooled.any() else float("nan")
+        yield [row]
+
+
+def main() -> None:
+    """Measure what is not in the CSV yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
+    options = parser.parse_args()
+    where = device.prepare(options.threads, device="cpu")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    splits = MNIST(folder=str(HERE / "inputs/mnist")).load()
+    keys = ["setting", "seed", "measure"]
+    columns = [*keys, "n", "value", "noise"]
+    rows = pd.read_csv(OUTPUT).to_dict("records") if OUTPUT.exists() else []
+    for seed in options.seeds:
+        for name in options.settings:
+            known = {r["measure"] for r in rows if (r["setting"], r["seed"]) == (name, seed)}
+            for new in measures(name, seed, known, splits, where):
+                rows += [{"setting": name, "seed": seed} | row for row in new]
+                pd.DataFrame(rows, columns=columns).round(6).to_csv(OUTPUT, index=False)
+                print(name, seed, new[0], flush=True)
+
+
+if __name__ == "__main__":
+    main()
