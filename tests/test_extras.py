@@ -26,6 +26,7 @@ PACKAGES = "foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn tabu
 PACKAGES = (*PACKAGES.split(), "torchvision", "yaml")
 NEEDING = ("artifacts", "attacks", "evaluation", "classifiers.timm", "classifiers.torchvision")
 NEEDING += ("datasets.digits", "datasets.nips2017", "datasets.photos", "files.predictions")
+NEEDING += ("files.judgments", "pipeline.threats", "threats")
 NEEDING += tuple(
     f"pipeline.{stage}" for stage in ("attack", "configfiles", "evaluate", "restore", "rows")
 )

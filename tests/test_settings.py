@@ -161,7 +161,7 @@ def test_the_source_says_what_the_class_says(tmp_path):
     assert list(found["properties"]) == ["kernel", "rate", "steps", "mode", "epsilon"]
     assert found["required"] == ["steps"] and not found["additionalProperties"]
     defaults = schema.defaults(f"{tmp_path}/source.py:Derived")
-    assert defaults == {"kernel": 3, "rate": None, "seed": 0, "mode": "a"}  # 8 / 255 is no literal
+    assert defaults == {"kernel": 3, "rate": None, "seed": 0, "mode": "a", "epsilon": 8 / 255}
     assert schema.constant(f"{tmp_path}/source.py:Derived", "CONSTANT") == ("a",)
     assert schema.fit(f"{tmp_path}/source.py:Derived") is None
 

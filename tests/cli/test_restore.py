@@ -341,7 +341,7 @@ def test_an_interrupt_ends_it_quietly(tmp_path, root):
 
 def test_what_does_not_fit_is_refused(tmp_path, capsys, monkeypatch):
     picture(tmp_path / "in.png", size=(200, 150))
-    monkeypatch.setattr(cost, "available", lambda device: 30_000_000)
+    monkeypatch.setattr(restoring, "free_memory", lambda device: 30_000_000)
     assert restore(tmp_path / "in.png", "-o", tmp_path / "out.png") == 2
     said = capsys.readouterr().err
     assert "200 x 150 pixels need 0.1 GB, and 0.0 GB are free" in said
@@ -359,10 +359,10 @@ def test_no_more_pieces_side_by_side_than_the_memory_holds(monkeypatch):
     jobs = [Job("a.png", "b.png", pieces=8, shape=(3, 100, 100))]
     needed = max(cost.memory(prior, 100, 100, cpu) for prior in defense.priors())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(cost, "available", lambda device: int(3.5 * needed))
+    monkeypatch.setattr(restoring, "free_memory", lambda device: int(3.5 * needed))
     assert restoring._memory(defense, [jobs], cpu) < restoring.PROCESS + 3.5 * needed
     assert defense.batch == 3
-    monkeypatch.setattr(cost, "available", lambda device: int(0.9 * needed))
+    monkeypatch.setattr(restoring, "free_memory", lambda device: int(0.9 * needed))
     with pytest.raises(ValueError, match="a.png: 100 x 100 pixels need"):
         restoring._memory(defense, [jobs], cpu)
 

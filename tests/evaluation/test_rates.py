@@ -7,21 +7,23 @@ import pandas as pd
 import pytest
 
 from tandem_defense.evaluation import rates
-from tandem_defense.files import predictions
+from tandem_defense.files import judgments, predictions
 
 CELLS = pd.DataFrame(
     [("nips2017", "resnet50", defense, "fgsm") for defense in ("none", "hgd")], columns=rates.CELL
 )
 
 
-def test_the_documented_columns_are_those_of_the_files(root):
-    page = (root / "docs/results.md").read_text().split("## `tables/table1.csv`")[0]
+@pytest.mark.parametrize("name", ["predictions", "threats"])
+def test_the_documented_columns_are_those_of_the_files(root, name):
+    files = {"predictions": predictions, "threats": judgments}
+    page = (root / "docs/results.md").read_text().split(f"## `{name}/")[1].split("## `")[0]
     words = {"str": "text", "int64": "integer", "bool": "boolean"}
     documented = {}
     for names, kind, _ in re.findall(r"^\| ([\w, ]+) \| (\w+) \| (.*) \|$", page, re.MULTILINE):
         documented |= dict.fromkeys(names.split(", "), kind)
     del documented["column"]
-    expected = {name: words.get(kind, kind) for name, kind in predictions.TYPES.items()}
+    expected = {column: words.get(kind, kind) for column, kind in files[name].TYPES.items()}
     assert documented == expected
 
 

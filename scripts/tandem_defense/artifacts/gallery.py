@@ -449,7 +449,7 @@ def figures(specs: Sequence[dict], files: Sequence[str], sheets: dict[str, dict]
         sheet = sheets[spec["experiment"]]
         lines = _lines(pd.read_csv(file), sheet)
         if lines is None:
-            with Image.open(Path(file).with_suffix(".png")) as image:
+            with Image.open(Path(file).with_suffix(".png"), formats=["PNG"]) as image:
                 picture = Pictures()
                 picture.add(np.asarray(image.convert("RGB")))
             lines = {"picture": picture.uris[0], "size": image.size}
