@@ -19,7 +19,7 @@ def write(path, *rows):
 @pytest.fixture
 def folder(tmp_path):
     write(tmp_path / "attack/digits/0/fgsm/1-of-2.tsv", (10, 300, 15))
-    write(tmp_path / "attack/digits/0/fgsm/2-of-2.tsv", (20, 500, 30))
+    write(tmp_path / "attack/digits/0/fgsm/2-of-2.tsv", (20, 500, 23.25))
     write(tmp_path / "table1.tsv", (4.0, 100, 2), (6.0, 90, 3))  # a repeated benchmark
     write(tmp_path / "claims.tsv", (0.1, "NA", "NA"))
     write(tmp_path / "timing.tsv", (1000, 9999, 1))
@@ -38,8 +38,15 @@ def test_a_row_per_rule_the_costliest_first(folder):
     everything = table.loc["all"]
     assert everything["jobs"] == 5 and everything["seconds"] == pytest.approx(40.1)
     assert everything["memory_mb"] == 500 and everything["share"] == 1
-    assert everything["load"] == pytest.approx(50 / 40)  # over the time that was measured
+    assert everything["load"] == pytest.approx(43.25 / 35.5)  # over the time that was measured
     assert table["share"].drop("all").sum() == pytest.approx(1)
+
+
+def test_the_processor_time_is_that_of_the_last_look(tmp_path):
+    write(tmp_path / "restore/a.tsv", (40.0, 1, 15.5))  # one core; looked at 15.5 s, not at 40
+    write(tmp_path / "attack/a.tsv", (70.0, 1, 45.5))  # 45.5 s
+    table = timing.gather(tmp_path).set_index("rule")
+    assert table["load"].tolist() == pytest.approx([1, 1, 1])
 
 
 def test_nothing_is_left_out_unasked(folder):
