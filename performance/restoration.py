@@ -1,26 +1,36 @@
-"""How fast DIP₂ is fitted: the engine, the reference, and the loop a user would write instead.
+"""How fast a network is fitted: the engine, the reference, and what a user would take instead.
 
-python performance/restoration.py [--sizes 64 224 299] [--output performance/restoration.csv]
+python performance/restoration.py [--sizes 64 299] [--seconds 60] [--again]
+python performance/restoration.py --page      the tables in docs/restoration.md, from the CSV
 
-Writes the CSV (a row per implementation, size, batch and precision) and, beside it, a plot with the
-same name. The public loop has the settings of the deep-image-prior repository's U-Net in PyTorch's
-own layers and torch.optim.Adam, one image at a time, on as many threads as PyTorch takes. All work
-on the same images with the same initial weights and take turns, so that what else the machine does
-touches them alike; the fastest turn counts. Runs on the GPU if there is one, else on the CPU.
+Writes performance/restoration.csv, a row per device, network, size, implementation, number of
+images at a time and precision, and a plot beside it. What the CSV has of this device and this
+PyTorch already is not measured again, without --again. Runs on the GPU if there is one, else on the
+CPU, where it takes a quarter of an hour.
 
-max_relative_error is the largest ‖difference‖ / ‖image‖ after ten steps: of the engine from the
-reference in float32, of the reference in float32 from itself in float64, which tells how much
-rounding alone does. flops_share counts the direct method's operations: Winograd's method needs
-fewer, so the share may exceed 1.
+All fit the same networks, with the same initial weights, to the same photographs, and take turns,
+so that what else the machine does touches them alike; the fastest turn counts. Networks are DIP₁
+(`dip1`), DIP₂ (`dip2`) at two feature scales, and `tandem`, whole restorations with a tenth of the
+paper's steps, 10 of DIP₁ and 100 of DIP₂, with everything that belongs to them. Rates of `dip1` and
+`dip2` are of steps alone, after some that are not counted.
 
---seeds N instead compares accuracies: reference and engine, in float32 and bf16, without and with
-early stopping, restore the demo's attacked tuning patches at the demo's full length, from N seeds.
+Columns: `roof`, the share of what the device allows: operations of the direct method (Winograd's
+needs fewer, so the share may exceed 1) at the speed of a large matrix product in that precision, or
+the bytes that have to be moved at the speed of a large copy, whichever takes longer;
+`memory_bytes`, the most that was in use, less what was before; `error`, the largest ‖difference‖ /
+‖image‖ after ten steps: of the engine from the reference in float32, of the reference from itself
+in float64, which tells how much rounding alone does.
+
+deepinv is measured where it is installed: pip install --group benchmark
 """
 
 import argparse
+import gc
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,84 +39,49 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
+from peers import SETTINGS, fitted, peers  # noqa: E402
 from torch import nn  # noqa: E402
 
-from tandem_defense.datasets.photos import Photos  # noqa: E402
-from tandem_defense.restoration import engine, reference  # noqa: E402
-from tandem_defense.restoration.reference import FitSettings, Task, dip2  # noqa: E402
+from tandem_defense.device import tf32  # noqa: E402
+from tandem_defense.restoration import reference  # noqa: E402
+from tandem_defense.restoration.reference import Architecture, Task, dip1, dip2  # noqa: E402
 
+__all__ = ["ROOT", "SETTINGS", "processor", "tasks", "timed"]  # of threads.py
+
+NETWORKS = {
+    ("dip2", 8): dip2(3, 8),
+    ("dip2", 4): dip2(3, 4),
+    ("dip1", 0): dip1(),
+    ("tandem", 8): None,
+}
+SHORT = (10, 100)  # steps of a tandem
 STEPS = 10  # after which results are compared
-SETTINGS = {"learning_rate": 1e-3, "smoothing": 0.99}
+KEYS = ["device", "torch", "network", "feature_scale", "size"]
+COLUMNS = [*KEYS, "implementation", "images", "precision", "image_steps_per_second"]
+COLUMNS += ["ratio_to_loop", "roof", "memory_bytes", "error"]
+OUTPUT = ROOT / "performance/restoration.csv"
+PAGE = ROOT / "docs/restoration.md"
+BEGIN, END = "<!-- from performance/restoration.csv -->\n", "<!-- end -->\n"
 
 
-def public_loop(network: nn.Module, z: torch.Tensor, image: torch.Tensor, steps: int) -> None:
-    """What a user would write: fit the network, keep the smoothed output."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=SETTINGS["learning_rate"])
-    mse, smooth = nn.MSELoss(), None
-    for _ in range(steps):
-        optimizer.zero_grad()
-        out = network(z)
-        loss = mse(out, image)
-        loss.backward()
-        optimizer.step()
-        weight = SETTINGS["smoothing"]
-        smooth = out.detach() if smooth is None else smooth * weight + out.detach() * (1 - weight)
-
-
-class PublicUNet(nn.Module):
-    """deep-image-prior's U-Net: feature_scale 4, one more layer, deconvolutions, zero padding,
-    nn.InstanceNorm2d, sigmoid; outputs cropped so that every size works.
-    """
-
-    def __init__(self, inputs: int, widths=(16, 32, 64, 128, 256, 256)):
-        super().__init__()
-
-        def pair(n, m, norm):
-            layers = []
-            for k in (n, m):
-                layers += [nn.Conv2d(k, m, 3, padding=1), *([nn.InstanceNorm2d(m)] * norm)]
-                layers += [nn.ReLU()]
-            return nn.Sequential(*layers)
-
-        steps = list(zip(widths, widths[1:], strict=False))
-        self.start = pair(inputs, widths[0], True)
-        self.pool = nn.MaxPool2d(2, 2)
-        self.downs = nn.ModuleList(pair(n, m, True) for n, m in steps)
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(m, n, 4, 2, 1) for n, m in steps[::-1])
-        self.merges = nn.ModuleList(pair(2 * n, n, False) for n, _ in steps[::-1])
-        self.final = nn.Sequential(nn.Conv2d(widths[0], 3, 1), nn.Sigmoid())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, inputs, H, W) to (1, 3, H, W)."""
-        shortcuts = [self.start(x)]
-        for down in self.downs:
-            shortcuts.append(down(self.pool(shortcuts[-1])))
-        x = shortcuts.pop()
-        for up, merge in zip(self.ups, self.merges, strict=True):
-            shortcut = shortcuts.pop()
-            x = up(x, output_size=shortcut.shape[2:])
-            x = merge(torch.cat([x, shortcut], 1))
-        return self.final(x)
-
-
-def flops(size: int) -> int:
+def flops(architecture: Architecture, size: int) -> int:
     """Floating-point operations of a step by the direct method (2 per multiply-add)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = reference.build(dip2(3, 4))
-        network(torch.empty(1, 3, size, size)).mean().backward()
+        image = torch.empty(1, architecture.inputs, size, size)
+        reference.build(architecture)(image).mean().backward()
     return counter.get_total_flops()
 
 
-def traffic(size: int) -> int:
+def traffic(architecture: Architecture, size: int, precision: str) -> int:
     """Bytes that a step must move even if it computed for free.
 
     Parameters, gradients and Adam's two moments (10 accesses of 4 bytes a parameter: weights are
     read forward and backward, gradients written and read, weights and moments read and written),
     and every layer's output, written and read forward, and its gradient likewise.
     """
-    network, outputs = reference.build(dip2(3, 4)).to("meta"), 0
+    network, outputs = reference.build(architecture).to("meta"), 0
 
     def count(module, inputs, output):
         nonlocal outputs
@@ -115,29 +90,34 @@ def traffic(size: int) -> int:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.InstanceNorm2d):
             module.register_forward_hook(count)
-    network(torch.empty(1, 3, size, size, device="meta"))
+    network(torch.empty(1, architecture.inputs, size, size, device="meta"))
     parameters = sum(p.numel() for p in network.parameters())
-    return 4 * (10 * parameters + 4 * outputs)
+    return 4 * 10 * parameters + (2 if precision == "bf16" else 4) * 4 * outputs
 
 
-def timed(device: torch.device, work) -> float:
+def timed(device: torch.device, work: Callable) -> float:
     """Seconds of a call, everything it started included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now(device)
     work()
+    return now(device) - start
+
+
+def now(device: torch.device) -> float:
+    """Seconds on some clock, once the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter()
 
 
-def limits(device: torch.device) -> tuple[float, float]:
-    """FLOP/s of a large matrix product, bytes/s of a large copy."""
+def limits(device: torch.device, precision: str) -> tuple[float, float]:
+    """FLOP/s of a large matrix product in this precision, bytes/s of a large copy."""
     n, m = (8192, 1 << 28) if device.type == "cuda" else (2048, 1 << 25)
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
     x = torch.randn(m, device=device)
     y = torch.empty_like(x)
-    product = min(timed(device, lambda: torch.mm(a, b)) for _ in range(5))
+    with tf32(precision == "tf32"):
+        product = min(timed(device, lambda: torch.mm(a, b)) for _ in range(5))
     copy = min(timed(device, lambda: y.copy_(x)) for _ in range(5))
     return 2 * n**3 / product, 2 * 4 * m / copy
 
@@ -150,7 +130,9 @@ class Peak:
 
     def __enter__(self):
         self.ended = threading.Event()
+        gc.collect()
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         self.before = self._now()
         self.watch = threading.Thread(target=self._follow, daemon=True)
@@ -185,226 +167,275 @@ def images(size: int, n: int) -> torch.Tensor:
 
 def tasks(size: int, n: int, device: torch.device) -> list[Task]:
     """DIP₂'s work: fit an image, starting from another (here a blurred one, as DIP₁ leaves it)."""
-    found = []
+    work = []
     for i, image in enumerate(images(size, n)):
         blurred = nn.functional.avg_pool2d(image[None], 9, 1, 4)[0]
-        found.append(Task(image.to(device), i, blurred.to(device)))
-    return found
+        work.append(Task(image.to(device), i, blurred.to(device)))
+    return work
 
 
-def fitted(
-    fit, work: list[Task], steps: int, precision: str = "float32", **options
-) -> torch.Tensor:
-    """Images (n, 3, H, W) after some steps."""
-    result = torch.empty(len(work), *work[0].target.shape)
-    settings = FitSettings(readouts=(steps,), precision=precision, **SETTINGS)
-    for read in fit(dip2(3, 4), work, settings, **options):
-        result[list(read.positions)] = read.output.float().cpu()
-    return result
+def seconds(device: torch.device, peer: Callable, architecture, work, steps) -> float:
+    """Seconds per image and step, from the first of two numbers of steps to the second."""
+    looks = []
+    peer(architecture, work, steps, lambda: looks.append(now(device)))
+    return (looks[1] - looks[0]) / (steps[1] - steps[0]) / len(work)
 
 
-def measure(size: int, batches: list[int], precisions: list[str], turns: int, budget: float):
-    """Rows of one size."""
+def tandem_seconds(device: torch.device, peer: Callable, scale: int, work) -> float:
+    """Seconds per image and step of whole restorations."""
+
+    def both():
+        starts = [Task(task.target, task.seed) for task in work]
+        outputs = peer(dip1(), starts, (1, SHORT[0]), lambda: None).to(device)
+        seconds = [
+            Task(task.target, task.seed, output.reshape(task.target.shape))
+            for task, output in zip(work, outputs, strict=True)
+        ]
+        peer(dip2(3, scale), seconds, (1, SHORT[1]), lambda: None)
+
+    return timed(device, both) / sum(SHORT) / len(work)
+
+
+def implementations(device: torch.device, network: str, names: list[str]) -> dict[tuple, Callable]:
+    """{(implementation, images at a time, precision): peer}, our engines' and those of `names`."""
+    gpu = device.type == "cuda"
+    several = 16 if gpu else torch.get_num_threads()
+    chosen = {}
+    for name, peer in peers().items():
+        if name not in names or (network == "tandem" and name in ("deepinv", "vmap")):
+            continue
+        for precision in ("float32", "tf32") if gpu and name != "vmap" else ("float32",):
+            images = several if name == "vmap" else 1
+            if name == "reference":
+                peer = partial(peer, precision=precision)
+            chosen[name, images, precision] = peer
+    for engine in ("fast", "triton") if gpu else ("fast",):
+        for precision in ("float32", "tf32", "bf16") if gpu else ("float32",):
+            if (engine, precision) == ("triton", "bf16"):
+                continue
+            for images in sorted({1, several, *((64,) if gpu else ())}):
+                label = "engine" if engine == "fast" else "triton"
+                chosen[label, images, precision] = partial(
+                    fitted, engine=engine, precision=precision, batch=images
+                )
+    return chosen
+
+
+def measure(
+    network: str, scale: int, size: int, names: list[str], turns: int, budget: float
+) -> list[dict]:
+    """Rows of one network and size; `budget` is in seconds, for all implementations together."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
-    top_flops, top_bytes = limits(device)
-    work = tasks(size, max(batches), device)
-    expected = fitted(reference.fit, work[:4], STEPS)
-
-    def public(steps: int) -> None:
-        network = PublicUNet(3).to(device)
-        public_loop(network, work[0].input[None], work[0].target[None], steps)
-
-    def plain(steps: int) -> None:
-        fitted(reference.fit, work[:1], steps)
-
-    candidates = {("public_loop", 1, "float32"): public, ("reference", 1, "float32"): plain}
-    for precision in precisions:
-        for batch in batches:
-
-            def ours(steps: int, batch=batch, precision=precision) -> None:
-                fitted(engine.fit, work[:batch], steps, precision, batch=batch)
-
-            candidates["engine", batch, precision] = ours
-
-    # The time of `steps` steps less that of one: setting up is not counted, in any of them.
-    seconds, peaks, steps = {}, {}, {}
-    for key, run in candidates.items():
-        with Peak(device) as peak:
-            run(1)
-        peaks[key] = peak.bytes
-        once = timed(device, lambda run=run: run(2)) - timed(device, lambda run=run: run(1))
-        steps[key] = int(np.clip(budget / len(candidates) / turns / max(once, 1e-4), 3, 200))
+    architecture = NETWORKS[network, scale]
+    chosen = implementations(device, network, names)
+    work = tasks(size, max(images for _, images, _ in chosen), device)
+    if network == "dip1":
+        work = [Task(task.target, task.seed) for task in work]
+    fastest, peaks, errors = {}, {}, {}
     for turn in range(turns):
-        for key, run in candidates.items():
-            n = steps[key]
-            spent = timed(device, lambda: run(n + 1)) - timed(device, lambda: run(1))  # noqa: B023
-            seconds[key] = min(seconds.get(key, np.inf), spent / n / key[1])
-        print(f"size {size}: turn {turn + 1} of {turns}", file=sys.stderr, flush=True)
+        for key, peer in chosen.items():
+            _, images, precision = key
+            with tf32(precision == "tf32"):  # of the peers; the engine sees to it by itself
+                if network == "tandem":
+                    run = partial(tandem_seconds, device, peer, scale, work[:images])
+                else:
+                    # The first turn warms up and says how many steps the others can afford.
+                    each = budget / len(chosen) / turns
+                    once = fastest.get(key, 0) * images
+                    last = 8 if turn == 0 else 3 + int(np.clip(each / once, 5, 300))
+                    run = partial(seconds, device, peer, architecture, work[:images], (3, last))
+                with Peak(device) as peak:
+                    spent = run()
+            peaks[key] = max(peaks.get(key, 0), peak.bytes)
+            fastest[key] = min(fastest.get(key, np.inf), spent)
+        print(f"{network} {scale} {size}: turn {turn + 1} of {turns}", file=sys.stderr, flush=True)
+    if network != "tandem":
+        errors = compare(architecture, work, chosen)
+    loop = {p: fastest.get(("public_loop", 1, p)) for p in ("float32", "tf32")}
     rows = []
-    for (implementation, batch, precision), each in seconds.items():
-        error = np.nan
-        if implementation == "engine" and batch <= len(expected):
-            found = fitted(engine.fit, work[:batch], STEPS, precision, batch=batch)
-            error = relative(found, expected[:batch])
-        if implementation == "reference":
-            exact = fitted(reference.fit, work[: len(expected)], STEPS, "float64")
-            error = relative(expected, exact)
-        rows.append(
-            {
-                "device": name,
-                "implementation": implementation,
-                "size": size,
-                "batch": batch,
-                "precision": precision,
-                "image_steps_per_second": 1 / each,
-                "ratio_to_public_loop": seconds["public_loop", 1, "float32"] / each,
-                "peak_memory_bytes": peaks[implementation, batch, precision],
-                "flops_share": flops(size) / each / top_flops,
-                "bandwidth_share": traffic(size) / each / top_bytes,
-                "max_relative_error": error,
-            }
-        )
-    best = [r for r in rows if r["implementation"] == "engine"]
-    for row in best:  # larger batches were not compared again: their images are the same
-        same = [r for r in best if r["precision"] == row["precision"]]
-        if np.isnan(row["max_relative_error"]):
-            row["max_relative_error"] = np.nanmax([r["max_relative_error"] for r in same])
-    roof = max(flops(size) / top_flops, traffic(size) / top_bytes)
-    return rows, 1 / roof
+    for key, each in fastest.items():
+        name, images, precision = key
+        row = {"device": processor(device), "torch": torch.__version__, "network": network}
+        row |= {"feature_scale": scale or None, "size": size, "implementation": name}
+        row |= {"images": images, "precision": precision, "image_steps_per_second": 1 / each}
+        row["ratio_to_loop"] = (loop[precision] if precision in loop else loop["tf32"]) / each
+        if network != "tandem":
+            top_flops, top_bytes = limits(device, precision)
+            least = flops(architecture, size) / top_flops
+            row["roof"] = max(least, traffic(architecture, size, precision) / top_bytes) / each
+        row |= {"memory_bytes": peaks[key], "error": errors.get(key)}
+        rows.append(row)
+    return rows
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest ‖found − expected‖ / ‖expected‖ of the images."""
-    return float(
-        ((found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).max()
-    )
+def compare(architecture: Architecture, work: list[Task], chosen: dict) -> dict[tuple, float]:
+    """{implementation: its error} after a few steps, of the reference and our engines."""
+    run = partial(fitted, architecture, steps=(1, STEPS), look=lambda: None)
+    work = work[:2]
+    expected = run(work, fit=reference.fit)
+    errors = {}
+    for key, peer in chosen.items():
+        name, images, precision = key
+        if name == "reference" and precision == "float32":
+            errors[key] = relative(expected, run(work, fit=reference.fit, precision="float64"))
+        elif name in ("engine", "triton"):
+            result = peer(architecture, work[:images], (1, STEPS), lambda: None)
+            errors[key] = relative(result, expected[:images])
+    return errors
 
 
-def rms(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest root mean squared difference of an image, in [0, 1] pixels."""
-    return float((found - expected).square().mean((1, 2, 3)).sqrt().max())
+def relative(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest ‖result − expected‖ / ‖expected‖ of the images."""
+    difference = (result - expected).flatten(1).norm(dim=1)
+    return float((difference / expected.flatten(1).norm(dim=1)).max())
 
 
-def processor() -> str:
-    """The CPU's name and the threads used."""
+def processor(device: torch.device | None = None) -> str:
+    """The GPU's name, or the CPU's and the threads used."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    name = f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
+    return name + (", AVX-512" if " avx512f" in flags else "")
 
 
-def plot(table: pd.DataFrame, roofs: dict[int, float], path: Path) -> None:
-    """Throughput against batch size, a panel per image size; the roofline as a line."""
-    import matplotlib
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per device, network, scale, size and precision for a reader.
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    sizes = list(roofs)
-    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.6), squeeze=False)
-    for axis, size in zip(axes[0], sizes, strict=True):
-        some = table[table["size"] == size]
-        ours = some[some.implementation == "engine"]
-        for precision, group in ours.groupby("precision"):
-            axis.plot(group.batch, group.image_steps_per_second, "o-", label=f"engine, {precision}")
-        for name, style, color in (("public_loop", "--", "0.2"), ("reference", ":", "0.5")):
-            value = some[some.implementation == name].image_steps_per_second.iloc[0]
-            axis.axhline(value, linestyle=style, color=color, label=name.replace("_", " "))
-        axis.axhline(
-            roofs[size], color="tab:red", linewidth=1, label="roofline, direct convolution"
-        )
-        axis.set(title=f"{size} × {size}", xlabel="images at a time", xscale="log", ylim=(0, None))
-        batches = sorted(ours.batch.unique())
-        axis.set_xticks(batches, [str(b) for b in batches])
-        axis.minorticks_off()
-    axes[0][0].set_ylabel("image-steps per second")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-    figure.suptitle(table.device.iloc[0], fontsize=10)
-    figure.tight_layout(rect=(0, 0.06 + 0.06 * (len(labels) > 4), 1, 1))
-    figure.savefig(path, dpi=150)
-
-
-def accuracies(seeds: int) -> pd.DataFrame:
-    """Accuracy after t-DIPs at the demo's full length: a row per variant and seed."""
-    from tandem_defense.attacks.iterative import BIM
-    from tandem_defense.classifiers.small import SmallCNN
-    from tandem_defense.defenses.dip import TandemDIP
-    from tandem_defense.pipeline.entries import to_tensor
-    from tandem_defense.seeds import derive_seed
-
-    splits = Photos(size=64, regions=4, test=21, train=1600).load()
-    net, train, tune = SmallCNN(classes=7, width=16), splits["train"], splits["tune"]
-    settings = {"epochs": 10, "noise": 0.1, "blur": 0.3}
-    net.fit(to_tensor(train.images), torch.from_numpy(train.labels), seed=0, **settings)
-    x, y = to_tensor(tune.images), torch.from_numpy(tune.labels)
-    attack = BIM(semantics="corner", epsilon=8 / 255)
-    attacked = attack(net, x, y, seeds=[derive_seed(0, name) for name in tune.ids]).images
-    variants = {
-        "reference": {"engine": "reference"},
-        "engine": {},
-        "engine, bf16": {"precision": "bf16"},
-        "engine, early stopping 10, 20": {"stop_window": 10, "stop_patience": 20},
-        "engine, early stopping 20, 60": {"stop_window": 20, "stop_patience": 60},
-    }
+    Image-steps per second of each implementation, of our engines the best and how many images
+    that takes at a time; `ratio` to the faster of the public loop and its compiled form.
+    """
     rows = []
-    for seed in range(seeds):
-        restored = {}
-        for name, settings in variants.items():
-            defense = TandemDIP(
-                first_iterations=(20,),
-                iterations=100,
-                feature_scale=16,
-                first_width=0.25,
-                smoothing=0.9,
-                seed=seed,
-                **settings,
-            )
-            restored[name] = defense(attacked, tune.ids)
-            rows.append(
-                {
-                    "variant": name,
-                    "seed": seed,
-                    "right": int((net.predict(restored[name]) == y).sum()),
-                    "images": len(y),
-                    "max_rms_difference": rms(restored[name], restored["reference"]),
-                }
-            )
-            print(rows[-1], file=sys.stderr, flush=True)
+    table = table.assign(feature_scale=table["feature_scale"].fillna(0).astype(int))
+    for keys, some in table.groupby(["device", "network", "feature_scale", "size", "precision"]):
+        row = dict(zip(["device", "network", "scale", "size", "precision"], keys, strict=True))
+        rates = some.set_index(["implementation", "images"])["image_steps_per_second"]
+        for (name, images), rate in rates.items():
+            row[f"{name}, {images}" if name in ("engine", "triton") else name] = rate
+        loops = [row[name] for name in ("public_loop", "compiled_loop") if name in row]
+        ours = some[some["implementation"].isin(["engine", "triton"])]
+        if loops and len(ours):
+            best = ours.loc[ours["image_steps_per_second"].idxmax()]
+            row |= {"ratio": best["image_steps_per_second"] / max(loops), "roof": best["roof"]}
+            row |= {"error": ours["error"].max()}
+            exact = some.loc[some["implementation"] == "reference", "error"]
+            row["rounding"] = exact.iloc[0] if len(exact) else np.nan
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
+def page(table: pd.DataFrame) -> str:
+    """The tables of docs/restoration.md, one per device."""
+    from tabulate import tabulate
+
+    names = {"dip1": "DIP₁", "dip2": "DIP₂", "tandem": "t-DIPs, 10 + 100 steps"}
+    parts = []
+    for device, some in wide(table).groupby("device", sort=False):
+        rates = [c for c in some if c.startswith(("engine", "triton"))]
+        rates = [
+            c for c in ("public_loop", "compiled_loop", "deepinv", "vmap") if c in some
+        ] + rates
+        head = ["network", "scale", "size", "precision", *(c.replace("_", " ") for c in rates)]
+        head += ["ratio", "share of the roof", "error (of rounding)"]
+        rows = []
+        for _, row in some.iterrows():
+            cells = [names[row["network"]], row["scale"] or "", row["size"], row["precision"]]
+            cells += ["" if pd.isna(row[c]) else f"{row[c]:.3g}" for c in rates]
+            cells += ["" if pd.isna(row[c]) else f"{row[c]:.2f}" for c in ("ratio", "roof")]
+            known = not pd.isna(row["error"])
+            cells.append(f"{row['error']:.0e} ({row['rounding']:.0e})" if known else "")
+            rows.append(cells)
+        body = tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
+        parts.append(f"Image-steps per second, {device}:\n\n{body}\n")
+    return "\n".join(parts)
+
+
+def plot(table: pd.DataFrame, path: Path) -> None:
+    """The speed of all implementations, as multiples of the public loop's."""
+    from matplotlib.figure import Figure
+
+    from tandem_defense.artifacts import style
+
+    table = table[table["device"] == table["device"].iloc[-1]]
+    table = table[table["precision"] == "float32"]
+    cases = list(table.groupby(["network", "feature_scale", "size"], dropna=False, sort=False))
+    names = {"dip1": "DIP₁", "dip2": "DIP₂", "tandem": "t-DIPs"}
+    order = list(dict.fromkeys(zip(table["implementation"], table["images"], strict=True)))
+    with style.style():
+        drawing = Figure(figsize=(6.9, 0.45 * len(cases) + 1.4), layout="constrained")
+        axes = drawing.subplots()
+        for i, key in enumerate(order):
+            points = [
+                (ratio, y)
+                for y, (_, some) in enumerate(cases)
+                for ratio in some[(some["implementation"] == key[0]) & (some["images"] == key[1])][
+                    "ratio_to_loop"
+                ]
+            ]
+            label = key[0].replace("_", " ") + (f", {key[1]} images" if key[1] > 1 else "")
+            x, y = zip(*points, strict=True)
+            axes.scatter(x, y, marker="osD^vPX"[i % 7], color=f"C{i % 10}", label=label, zorder=2)
+        labels = [
+            f"{names[network]}{'' if pd.isna(scale) else f', scale {scale:.0f}'}, {size} px"
+            for (network, scale, size), _ in cases
+        ]
+        axes.set_yticks(range(len(cases)), labels)
+        axes.invert_yaxis()
+        axes.set(
+            xlabel="image-steps per second, as a multiple of the public loop's", xlim=(0, None)
+        )
+        axes.set_title(table["device"].iloc[0], fontsize=8)
+        drawing.legend(loc="outside lower center", ncol=4, frameon=False, fontsize=7)
+        drawing.savefig(path, dpi=150)
+
+
 def main() -> None:
-    """Measure, print, write."""
+    """Measure what is missing, write it at once; or the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224, 299])
-    parser.add_argument("--batches", type=int, nargs="+", help="images at a time")
-    parser.add_argument("--precisions", nargs="+", help="of the engine")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 299])
+    parser.add_argument("--networks", nargs="+", choices=["dip1", "dip2", "tandem"])
+    parser.add_argument("--scales", type=int, nargs="+", choices=[8, 4], default=[8, 4])
+    parser.add_argument("--peers", nargs="*", choices=list(peers()), default=list(peers()))
     parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=100, help="about, per size")
+    parser.add_argument("--seconds", type=float, default=60, help="about, per network and size")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=ROOT / "performance/restoration.csv")
-    parser.add_argument("--seeds", type=int, help="compare accuracies over so many seeds")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--page", action="store_true", help="only write the page's tables")
     options = parser.parse_args()
+    table = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame()
+    if options.page:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END)[1]
+        PAGE.write_text(before + BEGIN + "\n" + page(table) + "\n" + END + after, encoding="utf-8")
+        return
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    if options.seeds:
-        table = accuracies(options.seeds)
-        table.to_csv(options.output, index=False)
-        print(table.to_string(index=False))
-        return
-    gpu = torch.cuda.is_available()
-    batches = options.batches or ([1, 4, 16, 64] if gpu else [1, 2, 4])
-    precisions = options.precisions or (["float32", "tf32", "bf16"] if gpu else ["float32"])
-    rows, roofs = [], {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = [
+        (network, scale)
+        for network, scale in NETWORKS
+        if network in (options.networks or [network]) and scale in (0, *options.scales)
+    ]
     for size in options.sizes:
-        some, roofs[size] = measure(size, batches, precisions, options.turns, options.seconds)
-        rows += some
-    table = pd.DataFrame(rows)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.output, index=False, float_format="%.4g")
-    plot(table, roofs, options.output.with_suffix(".png"))
-    print(table.drop(columns="device").to_string(index=False, float_format="%.3g"))
+        for network, scale in wanted:
+            here = (processor(device), torch.__version__, network, scale, size)
+            known = set()
+            if len(table):
+                keys = table[KEYS].fillna({"feature_scale": 0})
+                known = set(keys.itertuples(index=False, name=None))
+            if here in known and not options.again:
+                continue
+            if here in known:
+                table = table[[k != here for k in keys.itertuples(index=False, name=None)]]
+            rows = measure(network, scale, size, options.peers, options.turns, options.seconds)
+            table = pd.concat([table, pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+            whole = table.astype({"feature_scale": "Int64"})
+            whole.to_csv(options.output, index=False, float_format="%.4g")
+            print(pd.DataFrame(rows).drop(columns=["device", "torch"]).to_string(index=False))
+    plot(table, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

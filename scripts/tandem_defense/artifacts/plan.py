@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tandem_defense.defenses.dip import DIP, SMALLEST
 from tandem_defense.extras import extra
 from tandem_defense.pipeline import classes
-from tandem_defense.restoration.reference import Architecture, build, dip2
+from tandem_defense.restoration.reference import Architecture, build, dip1, dip2
 
 with extra("pipeline"):
     import pandas as pd
@@ -26,18 +26,31 @@ def flops(architecture: Architecture, side: int) -> int:
     return counter.get_total_flops()
 
 
-def speeds(benchmark: pd.DataFrame) -> dict[str, dict[int, float]]:
-    """The engine's measured operations per second in float32: {device: {side in pixels: FLOP/s}}.
+def speeds(benchmark: pd.DataFrame) -> dict[str, dict[tuple[str, int, int], float]]:
+    """What the engine was measured to do in float32, in operations per second of a network.
 
     benchmark : performance/restoration.csv
+
+    Returns {device: {(kind of network, feature scale, side in pixels): FLOP/s}}.
     """
-    rows = benchmark.query("implementation == 'engine' and precision == 'float32'")
-    known: dict[str, dict[int, float]] = {}
-    for (device, side), fastest in (
-        rows.groupby(["device", "size"])["image_steps_per_second"].max().items()
-    ):
-        known.setdefault(device, {})[side] = fastest * flops(dip2(3, 4), side)
+    rows = benchmark.query(
+        "implementation == 'engine' and precision == 'float32' and network != 'tandem'"
+    )
+    rows = rows.assign(feature_scale=rows["feature_scale"].fillna(0).astype(int))
+    fastest = rows.groupby(["device", "network", "feature_scale", "size"])["image_steps_per_second"]
+    known: dict[str, dict[tuple[str, int, int], float]] = {}
+    for (device, network, scale, side), rate in fastest.max().items():
+        architecture = dip1() if network == "dip1" else dip2(3, scale)
+        known.setdefault(device, {})[network, scale, side] = rate * flops(architecture, side)
     return known
+
+
+def seconds(architecture: Architecture, side: int, known: dict[tuple, float]) -> float:
+    """Of a step, at the speed measured for the nearest size of image and the nearest width."""
+    scale = 0 if architecture.kind == "dip1" else 64 // architecture.widths[0]
+    same = [key for key in known if key[0] == architecture.kind]
+    nearest = min(same, key=lambda key: (abs(key[2] - side), abs(key[1] - scale)))
+    return flops(architecture, side) / known[nearest]
 
 
 def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
@@ -47,7 +60,7 @@ def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
 
     Columns ``COLUMNS``: optimizer steps of DIP₁ and DIP₂, of all images together; 10⁹ bytes of
     cached adversarial images. Then a column of hours per device in `benchmark`, for restorations
-    alone: their operations at the speed measured for the nearest size.
+    alone: their steps at the speed measured for the nearest size and width.
     """
     rows, measured = [], speeds(benchmark)
     for name, counts in experiments.items():
@@ -93,12 +106,14 @@ def _restoration(asked: dict, entry: dict, images: int, side: int, measured: dic
     defense = classes.build(entry)
     if not isinstance(defense, DIP):  # nothing is known of what its steps cost
         return steps
-    dip1, dip2 = defense.priors()
-    work = rest * flops(dip2, side) + (main * flops(dip1, side) if dip1 else 0)
-    nearest = {
-        device: known[min(known, key=lambda n: abs(n - side))] for device, known in measured.items()
-    }
-    return steps | {device: work / speed / 3600 for device, speed in nearest.items()}
+    first_prior, second_prior = defense.priors()
+    hours = {}
+    for device, known in measured.items():
+        spent = rest * seconds(second_prior, side, known)
+        if first_prior:
+            spent += main * seconds(first_prior, side, known)
+        hours[device] = spent / 3600
+    return steps | hours
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -121,7 +136,7 @@ def markdown(table: pd.DataFrame) -> str:
     body = tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
     notes = (
         "Planned from the configuration; downloads, gathering, tables and figures are a few dozen"
-        " short jobs more. Hours are the restorations' operations at the speed that"
+        " short jobs more. Hours are the restorations' steps at the speed that"
         " `performance/restoration.csv` has for the nearest size of image, those through which"
         " threats attack and judge included (their jobs stand in the line `threats`); attacks and"
         " training come on top. A device that is not listed has not been measured: `python"
