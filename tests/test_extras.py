@@ -22,11 +22,13 @@ for path in sorted(Path("scripts/tandem_defense").rglob("*.py")):
         failed[name.removeprefix("tandem_defense.")] = f"{type(error).__name__}: {error}"
 print(json.dumps(failed))
 """
-PACKAGES = "foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn tabulate timm"
+PACKAGES = "art foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn tabulate timm"
 PACKAGES = (*PACKAGES.split(), "torchvision", "yaml")
 NEEDING = ("artifacts", "attacks", "evaluation", "classifiers.timm", "classifiers.torchvision")
 NEEDING += ("datasets.digits", "datasets.nips2017", "datasets.photos", "files.predictions")
-NEEDING += ("files.judgments", "pipeline.threats", "threats")
+NEEDING += ("files.judgments", "interfaces.art", "interfaces.torchvision", "pipeline.threats")
+NEEDING += ("threats",)
+EXTRAS = {"classifiers.timm": "timm", "interfaces.art": "art"}  # others need `pipeline`
 NEEDING += tuple(
     f"pipeline.{stage}" for stage in ("attack", "configfiles", "evaluate", "restore", "rows")
 )
@@ -49,7 +51,7 @@ def check(failed):
     """Every module that cannot be imported names the package and the extra."""
     assert failed
     for name, error in failed.items():
-        extra = "timm" if name == "classifiers.timm" else "pipeline"
+        extra = EXTRAS.get(name, "pipeline")
         assert error.startswith("ImportError: this needs the package "), f"{name}: {error}"
         assert error.endswith(f': pip install "tandem-defense[{extra}]"'), f"{name}: {error}"
 
