@@ -26,8 +26,7 @@ PACKAGES = "art foolbox matplotlib pandas pyarrow scipy seaborn skimage sklearn 
 PACKAGES = (*PACKAGES.split(), "torchvision", "yaml")
 NEEDING = ("artifacts", "attacks", "evaluation", "classifiers.timm", "classifiers.torchvision")
 NEEDING += ("datasets.digits", "datasets.nips2017", "datasets.photos", "files.predictions")
-NEEDING += ("files.judgments", "interfaces.art", "interfaces.torchvision", "pipeline.threats")
-NEEDING += ("threats",)
+NEEDING += ("files.judgments", "interfaces", "pipeline.threats", "threats")
 EXTRAS = {"classifiers.timm": "timm", "interfaces.art": "art"}  # others need `pipeline`
 NEEDING += tuple(
     f"pipeline.{stage}" for stage in ("attack", "configfiles", "evaluate", "restore", "rows")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from frames import PHOTOS, check_latex
+from judged import rows
 
 from tandem_defense.artifacts import printing
 from tandem_defense.artifacts.base import Inputs
@@ -17,30 +18,6 @@ from tandem_defense.files.judgments import TYPES, gather, read, write
 SHEET = replace(
     PHOTOS, threats={"oblivious": "Oblivious", "bpda": "BPDA", "query": "Square", "noise": "Noise"}
 )
-
-
-def rows(answers, threat, epsilon=0.1, defense="none", seed=0, **columns) -> pd.DataFrame:
-    """One row per image and draw: a text per draw, 'c' correct, 'w' wrong, 'x' refused."""
-    table = []
-    for draw, text in enumerate(answers):
-        for i, answer in enumerate(text):
-            table.append(
-                {
-                    "image": f"i{i}",
-                    "label": 7,
-                    "draw": draw,
-                    "prediction": 3 if answer == "w" else 7,
-                    "rejected": answer == "x",
-                    "loss": float(draw),
-                }
-            )
-    gradients = threat in ("oblivious", "bpda")
-    common = dict(dataset="nips2017", seed=seed, classifier="resnet50", defense=defense)
-    common |= dict(threat=threat, attack="pgd", epsilon=epsilon, linf=epsilon, l2=1.0)
-    common |= dict(gradients=gradients, samples=int(threat not in ("clean", "noise")))
-    common |= dict(random=len(answers) > 1, dynamic=False, deceived=False, zero_gradient=False)
-    common |= dict(no_gradient=False, silent=False, incomplete=False)
-    return pd.DataFrame(table).assign(**(common | columns))
 
 
 def judgments() -> pd.DataFrame:

@@ -1,9 +1,13 @@
 """Defenses in other tools: the same images, the same gradients."""
 
+import eagerpy
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from foolbox import PyTorchModel
+from foolbox.attacks import LinfPGD
+from foolbox.models import ExpectationOverTransformationWrapper
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -11,6 +15,7 @@ from torchvision.transforms import v2
 from tandem_defense.defenses.base import Defense, NoDefense
 from tandem_defense.defenses.controls import JPEG, AverageBlur
 from tandem_defense.defenses.dip import DIP
+from tandem_defense.defenses.hgd import HGD
 from tandem_defense.interfaces.fresh import Fresh
 from tandem_defense.interfaces.torchvision import DefenseTransform
 
@@ -59,6 +64,72 @@ def test_fresh_refuses_what_draws_nothing():
         Fresh(AverageBlur())
 
 
+# --------------------------------------------------------------------- Foolbox
+
+SMALL_HGD = {"widths": (4, 8), "forward_depths": (1, 1), "backward_depths": (1,)}
+SMALL_DIP = {"iterations": 2, "feature_scale": 32}
+
+
+def gradient(model, images, labels):
+    """What Foolbox's attacks follow, of the summed cross-entropy."""
+
+    def loss(x):
+        return eagerpy.astensor(F.cross_entropy(model(x.raw), labels, reduction="sum"))
+
+    return eagerpy.value_and_grad(loss, eagerpy.astensor(images))[1].raw
+
+
+def test_foolbox_sees_the_gradient_through_a_denoiser(net, images):
+    """Which is another than that of the network alone."""
+    torch.manual_seed(2)
+    hgd, labels = HGD(**SMALL_HGD), torch.tensor([0, 1, 2])
+    model = PyTorchModel(nn.Sequential(hgd, net).eval(), bounds=(0, 1), device="cpu")
+    x = images.clone().requires_grad_()
+    loss = F.cross_entropy(net(hgd(x)), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, x)
+    found = gradient(model, images, labels)
+    assert torch.allclose(found, expected, atol=1e-6)
+    bare = PyTorchModel(net.eval(), bounds=(0, 1), device="cpu")
+    assert not torch.allclose(found, gradient(bare, images, labels), atol=1e-3)
+
+
+def test_foolbox_attacks_through_a_denoiser(net, images):
+    """Every image's loss rises behind the defense, and an image stays within its bound."""
+    torch.manual_seed(2)
+    defended = nn.Sequential(HGD(**SMALL_HGD), net).eval()
+    labels = defended(images).argmax(1)
+    model = PyTorchModel(defended, bounds=(0, 1), device="cpu")
+    attack = LinfPGD(steps=8, random_start=False)
+    _, attacked, _ = attack(model, images, labels, epsilons=0.1)
+    assert (attacked - images).abs().max() <= 0.1 + 1e-6
+    before, after = (
+        F.cross_entropy(defended(x), labels, reduction="none") for x in (images, attacked)
+    )
+    assert (after > before).all()
+
+
+def test_foolbox_averages_over_fresh_restorations(net):
+    """Its wrapper's gradient is the mean of the draws'; without Fresh, all draws are the same."""
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    label, dip = torch.tensor([1]), DIP(**SMALL_DIP, gradient="straight_through")
+    net(image)  # the lazy layer is that of this size
+
+    def averaged(defense):
+        model = PyTorchModel(nn.Sequential(defense, net).eval(), bounds=(0, 1), device="cpu")
+        return ExpectationOverTransformationWrapper(model, n_steps=2)
+
+    draw = Fresh(dip)
+    restored = [draw(image).requires_grad_() for _ in range(2)]
+    mean = sum(net(x) for x in restored) / 2
+    expected = sum(torch.autograd.grad(F.cross_entropy(mean, label), restored))
+    found = gradient(averaged(Fresh(dip)), image, label)
+    assert torch.allclose(found, expected, atol=1e-6) and found.abs().max() > 0
+    fixed = averaged(dip)
+    assert torch.allclose(fixed(image), net(dip(image)))
+    _, attacked, _ = LinfPGD(steps=2)(averaged(Fresh(dip)), image, label, epsilons=0.1)
+    assert 0 < (attacked - image).abs().max() <= 0.1 + 1e-6
+
+
 # ------------------------------------------------------------------------- ART
 
 
@@ -83,7 +154,14 @@ def estimator(net):
 
 @pytest.mark.parametrize(
     "defense",
-    [AverageBlur(), JPEG(gradient="straight_through"), JPEG(gradient="none"), NoDefense()],
+    [
+        AverageBlur(),
+        HGD(**SMALL_HGD),
+        JPEG(gradient="straight_through"),
+        JPEG(gradient="none"),
+        NoDefense(),
+    ],
+    ids=["blur", "hgd", "straight_through", "none", "no_defense"],
 )
 def test_the_toolbox_sees_the_same_logits_and_gradients(defense, estimator, net, images):
     """As autograd through nn.Sequential(defense, net)."""

@@ -84,7 +84,9 @@ def judged(net, data, defense, threats) -> pd.DataFrame:
             columns |= {"linf": (images - x).abs().flatten(1).amax(1).numpy(), "l2": 0.0}
             columns |= dict(dataset="d", seed=0, classifier="net", defense="it", threat=name)
             columns |= dict(attack=attack, epsilon=epsilon, image=IDS, label=y.numpy(), draw=draw)
-            columns |= dict(gradients=gradients, samples=samples, random=chance, dynamic=False)
+            columns |= dict(
+                aware=True, gradients=gradients, samples=samples, random=chance, dynamic=False
+            )
             rows.append(pd.DataFrame(columns | flags))
     return pd.concat(rows, ignore_index=True)
 

@@ -48,6 +48,7 @@ class Grid:
     groups : headings over so many columns each; may be empty
     blocks : title to rows, each a name and its cells; one block without a title has the key ""
     blocks_are : what the titles are, e.g. "Classifier"
+    prose : the columns hold sentences, not numbers
     caption : dataset, n, what is counted, interval, threat model
     """
 
@@ -57,6 +58,7 @@ class Grid:
     caption: str
     groups: tuple[tuple[str, int], ...] = ()
     blocks_are: str = ""
+    prose: bool = False
 
 
 def markdown(grid: Grid) -> str:
@@ -70,7 +72,7 @@ def markdown(grid: Grid) -> str:
         for i, row in enumerate(block)
     ]
     left = len(titled) + 1
-    align = ["left"] * left + ["right"] * len(columns)
+    align = ["left"] * left + ["left" if grid.prose else "right"] * len(columns)
     head = [*titled, grid.stub, *columns]
     body = tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
     return f"{grid.caption.strip()}\n\n{body}\n"
@@ -93,7 +95,9 @@ def latex(grid: Grid) -> str:
         body += [r"\midrule", *([span, r"\midrule"] if title else []), *map(_row, block)]
     lines = [r"\begin{table}", r"\centering", r"\small"]
     lines += [rf"\caption{{{escape(grid.caption.strip())}}}"]
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule", *head, *body]
+    width = rf"p{{{0.9 / (1 + len(grid.columns)):.2f}\linewidth}}"
+    columns = width * (1 + len(grid.columns)) if grid.prose else "l" + "r" * len(grid.columns)
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, *body]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -26,6 +26,7 @@ TYPES = {
     "loss": "float32",
     "linf": "float32",
     "l2": "float32",
+    "aware": "bool",
     "gradients": "bool",
     "samples": "int64",
     "random": "bool",

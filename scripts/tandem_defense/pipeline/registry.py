@@ -61,6 +61,7 @@ TABLES = {
     "success": "tandem_defense.artifacts.success:Success",
     "claims": "tandem_defense.artifacts.claims:Claims",
     "robustness": "tandem_defense.artifacts.robustness:Robustness",
+    "checklist": "tandem_defense.artifacts.checklist:Checklist",
 }
 FIGURES = {
     "curve": "tandem_defense.artifacts.curve:Curve",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tandem_defense import device
 from tandem_defense.attacks.batches import PIXELS
-from tandem_defense.defenses.base import Defense
+from tandem_defense.defenses.base import Defense, NoDefense
 from tandem_defense.extras import extra
 from tandem_defense.files import judgments
 from tandem_defense.files.candidates import FLAGS, CandidateSet, read_candidates, write_candidates
@@ -119,7 +119,9 @@ def judge(
     chunk = read_images(images)[entries.chunk_positions(scatteritem, count)]
     zero = np.zeros(len(chunk), np.float32)
     flags = dict.fromkeys(FLAGS, np.zeros(len(chunk), bool))
-    sets = [("clean", "clean", 0.0, entries.to_tensor(chunk.images), False, 0, zero, zero, flags)]
+    bare = isinstance(defended, NoDefense)  # whoever attacks it knows all that there is
+    x = entries.to_tensor(chunk.images)
+    sets = [("clean", "clean", 0.0, x, False, False, 0, zero, zero, flags)]
     for name, (entry, file) in threats.items():
         stored, kind = read_candidates(file), classes.load_class(entry["class"])
         samples = classes.build(entry).samples
@@ -127,7 +129,9 @@ def judge(
             of = {flag: getattr(stored, flag)[e] for flag in FLAGS}
             x = torch.from_numpy(stored.images[e])
             size = (stored.linf[e], stored.l2[e])
-            sets.append((name, stored.attack, epsilon, x, kind.GRADIENTS, samples, *size, of))
+            aware = kind.AWARE or (bare and samples > 0)
+            does = (aware, kind.GRADIENTS, samples)
+            sets.append((name, stored.attack, epsilon, x, *does, *size, of))
     chance = random(defended)
     number = max(draws, DRAWS) if chance else 1
     shape = (len(sets), number, len(chunk))
@@ -137,7 +141,7 @@ def judge(
         "rejected": torch.zeros(shape, dtype=torch.bool),
     }
     part, tables = checkpoint.part("judged", live, done=[0, 0]).resume(), []
-    for s, (threat, attack, epsilon, x, gradients, samples, linf, l2, of) in enumerate(sets):
+    for s, (threat, attack, epsilon, x, *does, linf, l2, of) in enumerate(sets):
         for draw in range(number):
             if [s, draw] >= part.progress["done"]:
                 if chance:
@@ -150,7 +154,8 @@ def judge(
                     part.save()
             columns = {name: values[s, draw].numpy() for name, values in live.items()}
             columns |= {"threat": threat, "attack": attack, "epsilon": epsilon, "draw": draw}
-            columns |= {"linf": linf, "l2": l2, "gradients": gradients, "samples": samples}
+            columns |= {"linf": linf, "l2": l2}
+            columns |= dict(zip(("aware", "gradients", "samples"), does, strict=True))
             columns |= {"random": chance, "dynamic": dynamic, "seed": seed}
             columns |= {"image": list(chunk.ids), "label": chunk.labels}
             tables.append(pd.DataFrame(names | columns | of))
