@@ -31,8 +31,8 @@ demo: .venv/ready
 	$(BIN)/snakemake --directory demo --cores $(CORES)
 	$(BIN)/snakemake --directory demo --cores $(CORES) --report results/report.html
 	@echo
-	@echo "tables   demo/results/tables/   (table1.md, table2.md, claims.md, as CSV and LaTeX too)"
-	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, funn_figure2 as PNG and PDF)"
+	@echo "tables   demo/results/tables/   (table1 to 3, claims, checklist: Markdown, CSV, LaTeX)"
+	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, 9, funn_figure2 as PNG and PDF)"
 	@echo "gallery  demo/results/gallery.html"
 	@echo "report   demo/results/report.html"
 

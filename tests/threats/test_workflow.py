@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pandas as pd
+from checkout import planned
 
 from tandem_defense.evaluation.threats import COLUMNS
 from tandem_defense.files.candidates import read_candidates
@@ -31,9 +32,13 @@ experiments:
       magnet: {kind: magnet, channels: 1, training: {epochs: 1}}
 tables:
   table3: {kind: robustness, experiment: mine, epsilon: 0.05}
+  checklist: {kind: checklist, experiment: mine}
 figures:
   figure9: {kind: security, experiment: mine, classifier: net, control: noise}
 """
+
+ATTACKED = {"attack_defended": 1, "evaluate_threats": 2}
+GATHERED = {"gather_threats"}
 
 
 def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path):
@@ -41,7 +46,8 @@ def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--workflow-profile", "none", "--rerun-triggers", "mtime", "params", "input"]
     command += ["--directory", str(tmp_path), "--cores", "1"]
-    run = subprocess.run([*command, "table3", "figure9"], capture_output=True, text=True)
+    command += ["table3", "figure9", "checklist"]
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     results = tmp_path / "results"
     table = pd.read_csv(results / "tables/table3.csv", keep_default_na=False)
@@ -58,3 +64,17 @@ def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path)
     assert files == {f"candidates/mine/0/net/{d}/{t}/1-of-1.safetensors" for d, t in owners}
     for file in files:
         assert read_candidates(results / file).images.shape[:2] == (2, 4)
+    answers = pd.read_csv(results / "tables/checklist.csv").set_index("question")["answer"]
+    assert answers["Was every defense attacked by one who knows of it?"] == "yes"
+    assert answers["Was one tried who needs no gradient, and is he no stronger?"] == "no"
+    # What a change runs again (docs/threats.md).
+    artifacts = {"table3": 1, "figure9": 1, "checklist": 1}
+    for old, new, expected in (
+        ("noise, epsilons: [0.05, 0.5]", "noise, epsilons: [0.05, 0.4]", ATTACKED),
+        ("epochs: 1}", "epochs: 2}", {"train_defense": 1} | ATTACKED | {"evaluate_threats": 1}),
+        ("epsilon: 0.05}", "epsilon: 0.5}", {}),
+    ):
+        (tmp_path / "config.yaml").write_text(CONFIG.replace(old, new))
+        jobs = planned(subprocess.run([*command, "-n"], capture_output=True, text=True))
+        drawn = artifacts if expected else {"table3": 1}
+        assert {k: v for k, v in jobs.items() if v and k not in GATHERED} == expected | drawn, old
