@@ -6,6 +6,7 @@ import pytest
 import torch
 from attack_cases import close, equals_the_plain_loop, plain_loops
 from attack_oracles import deepfool_1
+from foolbox import PyTorchModel
 
 from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf
 
@@ -54,3 +55,31 @@ def test_one_candidate_is_too_few(cls):
     cls(candidates=2)
     with pytest.raises(ValueError, match=f"{cls.__name__}: candidates: found 1, allowed .* ≥ 2"):
         cls(candidates=1)
+
+
+@pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])
+@pytest.mark.parametrize("rule", ["foolbox1", "foolbox3"])
+def test_one_walk_tells_what_every_number_of_steps_does(batch, cls, rule):
+    """Image by image: fooled by k steps where it first fools after at most k, at the same point."""
+    net, x, y = batch(correct=8, misclassified=2)
+    model = PyTorchModel(net, bounds=(0, 1), device="cpu")
+    walked, first = cls(rule=rule, steps=40).walk(model, x, y)
+    assert first.tolist().count(0) == 2 and len(first.unique()) > 2
+    for steps in (1, 2, 3, 5, 8, 13, 40):
+        result = cls(rule=rule, steps=steps)(net, x, y)
+        arrived = (first >= 0) & (first <= steps)
+        assert torch.equal(result.success, arrived)
+        close(result.images[arrived], walked[arrived])
+
+
+@pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])
+def test_foolbox1_stays_where_no_class_is_below(cls):
+    """Two classes on a par everywhere, of which the first is the true one."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2).double())
+    with torch.no_grad():
+        net[1].weight.fill_(1)
+        net[1].bias.zero_()
+    x = torch.tensor([0.5, 0.5], dtype=torch.float64).view(1, 1, 1, 2)
+    model = PyTorchModel(net, bounds=(0, 1), device="cpu")
+    walked, first = cls(rule="foolbox1", steps=5).walk(model, x, torch.tensor([0]))
+    assert torch.equal(walked, x) and first.tolist() == [-1]

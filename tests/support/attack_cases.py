@@ -14,6 +14,7 @@ from attack_oracles import (
     line,
     local_search,
     pgd,
+    pgd_l2,
     rms,
     searched,
     single_pixel,
@@ -27,6 +28,7 @@ from tandem_defense.attacks.carlini_wagner import CarliniWagnerL2
 from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf
 from tandem_defense.attacks.gradient import FGSM, Gradient
 from tandem_defense.attacks.iterative import BIM, MIFGSM, PGD, IterativeFGSM
+from tandem_defense.attacks.pgd_l2 import PGDL2
 from tandem_defense.attacks.pixel import LocalSearch, SinglePixel
 
 E = 8 / 255
@@ -91,6 +93,14 @@ CASES = {
         PGD(semantics="fixed", epsilon=0.06, steps=20),
         lambda net, x, y, s: pgd(net, x, y, 0.06, 0.06 / 30, 20, s),
     ),
+    "PGDL2": (
+        PGDL2(epsilon=0.8, steps=8),
+        lambda net, x, y, s: pgd_l2(net, x, y, 0.8, 0.25, 8, 1, s),
+    ),
+    "PGDL2, restarts": (
+        PGDL2(epsilon=0.5, steps=4, step_size=0.2, restarts=3),
+        lambda net, x, y, s: pgd_l2(net, x, y, 0.5, 0.2, 4, 3, s),
+    ),
     "MIFGSM minimal": (
         MIFGSM(semantics="minimal", epsilon=0.05, steps=6, decay=0.7, binary_search_steps=5),
         lambda net, x, y, s: searched(net, x, y, 0.05, 0.06, 6, 5, mu=0.7),
@@ -152,7 +162,9 @@ CASES = {
         lambda net, x, y, s: local_search(net, x, y, s, start=5, most_likely=False, **LOCAL),
     ),
 }
-RANDOM = [name for name in CASES if name.startswith(("PGD fixed", "SinglePixel", "LocalSearch"))]
+RANDOM = [
+    name for name in CASES if name.startswith(("PGD fixed", "PGDL2", "SinglePixel", "LocalSearch"))
+]
 CLASSES = sorted({type(attack) for attack, _ in CASES.values()}, key=lambda c: c.__name__)
 
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from foolbox import PyTorchModel
 from foolbox.attacks import L2CarliniWagnerAttack
 
+from tandem_defense.seeds import derive_seed
+
 
 @torch.no_grad()
 def fooled(net, x, y):
@@ -190,6 +192,23 @@ def carlini_wagner(net, x, y, keep_black=False, **settings):
 def pgd_start(x, epsilon, seed):
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (x + epsilon * (2 * noise - 1)).clamp(0, 1)
+
+
+def pgd_l2(net, x, y, epsilon, step, steps, restarts, seed):
+    best = None
+    for i in range(restarts):
+        g = torch.Generator().manual_seed(derive_seed(seed, "restart", str(i)))
+        way = torch.randn(x.shape, generator=g, dtype=torch.float64)
+        share = torch.rand((), generator=g, dtype=torch.float64) ** (1 / x.numel())
+        z = (x + epsilon * share * way / way.norm()).clamp(0, 1)
+        for _ in range(steps):
+            g = slope(net, z, y)
+            z = z + step * g / g.norm()
+            z = (x + (z - x) * min(1, epsilon / (z - x).norm())).clamp(0, 1)
+        logits = net(z[None])[0]
+        left = logits[y] - max(value for k, value in enumerate(logits) if k != y)
+        best = (left, z) if best is None or left < best[0] else best
+    return best[1]
 
 
 def pgd(net, x, y, epsilon, step, steps, seed):

@@ -10,8 +10,27 @@ from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Fraction
 
 with extra("pipeline"):
-    from foolbox import PyTorchModel
+    from foolbox import Misclassification, PyTorchModel
     from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
+
+
+class Watch(Misclassification):
+    """Foolbox's criterion, which it asks before every step, and when it held first."""
+
+    def __init__(self, labels: Tensor):
+        super().__init__(labels)
+        self.first = torch.full_like(labels, -1)  # (B,): a step, or -1
+        self.steps = 0
+
+    def __call__(self, perturbed, outputs):
+        fools = super().__call__(perturbed, outputs)
+        self.look(fools.raw)
+        return fools
+
+    def look(self, fools: Tensor) -> None:
+        """Note which images, (B,) bool, fool after as many steps as there were looks before."""
+        self.first[(self.first < 0) & fools] = self.steps
+        self.steps += 1
 
 
 class DeepFoolL2(Attack):
@@ -49,25 +68,41 @@ class DeepFoolL2(Attack):
     foolbox = L2DeepFoolAttack
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
+        return self.walk(model, images, labels)[0]
+
+    def walk(self, model: PyTorchModel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The images after the attack, (B, C, H, W), and after which step each fooled, (B,) int64.
+
+        0 is an image that is misclassified from the start, -1 one that still does not fool after
+        the last step. A run with fewer steps fools exactly the images whose step is among them.
+
+        images, labels: as :meth:`run`'s
+        """
         if self.rule == "foolbox1":
-            return self.run_foolbox1(model, images, labels)
+            return self.walk_foolbox1(model, images, labels)
         attack = self.foolbox(
             steps=self.steps, candidates=self.candidates, overshoot=self.overshoot, loss=self.loss
         )
-        return attack.run(model, images, labels)
+        watch = Watch(labels)
+        x = attack.run(model, images, watch)
+        watch.look(predict(model, x) != labels)
+        return x, watch.first
 
-    def run_foolbox1(self, model: PyTorchModel, images: Tensor, labels: Tensor) -> Tensor:
-        """`images` (B, C, H, W) after at most `steps` steps of Foolbox 1's rule."""
+    def walk_foolbox1(self, model: PyTorchModel, images: Tensor, labels: Tensor):
+        """As :meth:`walk`, by Foolbox 1's rule."""
         ranked = logits_of(model, images).argsort(dim=1, descending=True, stable=True)
         others = ranked[:, 1 : self.candidates]  # an image that is attacked has its label first
-        x = images.clone()
-        rows = torch.arange(len(x), device=x.device)  # those not yet fooled
+        x, watch = images.clone(), Watch(labels)
+        # All images are asked at every step, also those that fool already: in another batch the
+        # logits could round differently, and an image on a boundary has to stay on its side.
         for _ in range(self.steps):
-            rows = rows[predict(model, x[rows]) == labels[rows]]
+            watch.look(predict(model, x) != labels)
+            rows = (watch.first < 0).nonzero().squeeze(1)
             if not len(rows):
-                break
+                return x, watch.first
             x[rows] = self.step(model, x[rows], labels[rows], others[rows])
-        return x
+        watch.look(predict(model, x) != labels)
+        return x, watch.first
 
     def step(self, model: PyTorchModel, images: Tensor, labels: Tensor, others: Tensor) -> Tensor:
         """One step towards the nearest of the classes `others`, (B, k); (B, C, H, W)."""
@@ -77,6 +112,7 @@ class DeepFoolL2(Attack):
         w = torch.stack([torch.autograd.grad(k.sum(), x, retain_graph=True)[0] for k in f.T], 1)
         f, norm = f.detach(), self.dual_norm(w)
         # A class on a par with the true one is at distance 0: a step to it would lead nowhere.
+        # Where no class is below, an image stays where it is (Foolbox 1 raised an exception).
         nearest = (f.abs() / norm).masked_fill(~(f < 0), torch.inf).argmin(1, keepdim=True)
         size = (f.abs() / norm).gather(1, nearest).squeeze(1)
         way = self.direction(w[torch.arange(len(x), device=x.device), nearest.squeeze(1)])

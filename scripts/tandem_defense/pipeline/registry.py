@@ -27,6 +27,7 @@ ATTACKS = {
     "iterative_fgsm": "tandem_defense.attacks.iterative:IterativeFGSM",
     "bim": "tandem_defense.attacks.iterative:BIM",
     "pgd": "tandem_defense.attacks.iterative:PGD",
+    "pgd_l2": "tandem_defense.attacks.pgd_l2:PGDL2",
     "mifgsm": "tandem_defense.attacks.iterative:MIFGSM",
     "deepfool_l2": "tandem_defense.attacks.deepfool:DeepFoolL2",
     "deepfool_linf": "tandem_defense.attacks.deepfool:DeepFoolLinf",
