@@ -83,3 +83,25 @@ def test_foolbox1_stays_where_no_class_is_below(cls):
     model = PyTorchModel(net, bounds=(0, 1), device="cpu")
     walked, first = cls(rule="foolbox1", steps=5).walk(model, x, torch.tensor([0]))
     assert torch.equal(walked, x) and first.tolist() == [-1]
+
+
+class Rounding(torch.nn.Module):
+    """A network whose logits round otherwise in another batch than one of `size` images."""
+
+    def __init__(self, net, size):
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, x):
+        logits = self.net(x)
+        if len(x) == self.size:
+            return logits
+        return logits + 1e-4 * torch.rand(10, generator=torch.Generator().manual_seed(len(x)))
+
+
+@pytest.mark.parametrize("cls", [DeepFoolL2, DeepFoolLinf])
+def test_foolbox1_loses_no_image_to_rounding(batch, cls):
+    """Where steps are clipped, images come to within rounding of the boundary and stay there."""
+    net, x, y = batch("linear", correct=12, misclassified=0)
+    result = cls(rule="foolbox1", steps=200)(Rounding(net, len(x)), x, y)
+    assert result.success.all()
