@@ -1,32 +1,27 @@
 """Does another reading of "DeepFool" or "FGSM" explain Table 2? Its classifiers, attacked again.
 
-python reproduction/attack_semantics.py [FOLDER] [--seeds 0 1] [--images 200] [--threads 1]
-    FOLDER: where reproduction/config.yaml ran, reproduction/ itself without it
+python reproduction/attack_semantics.py [--settings NAME ...] [--seeds 0] [--images 200]
 
-What the attack sees of the classifier, and how it steps, for the classifiers of these seeds.
-Writes measured/attack_semantics.csv and continues where it was stopped.
+What the attack sees of the classifier, and how it steps, for networks of reproduction/funn.py,
+which are trained first where they are not kept. Writes measured/attack_semantics.csv and continues
+where it was stopped.
 """
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "scripts"))
+import funn  # first: it puts the package on the path
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from tandem_defense import device
+from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf
+from tandem_defense.attacks.gradient import FGSM
+from tandem_defense.pipeline.entries import to_tensor
 
-from tandem_defense import device  # noqa: E402
-from tandem_defense.attacks.deepfool import DeepFoolL2, DeepFoolLinf  # noqa: E402
-from tandem_defense.attacks.gradient import FGSM  # noqa: E402
-from tandem_defense.files.images import read_images  # noqa: E402
-from tandem_defense.pipeline import entries  # noqa: E402
-from tandem_defense.pipeline.demand import Experiment  # noqa: E402
-
-OUTPUT = HERE / "measured/attack_semantics.csv"
+OUTPUT = Path(__file__).parent / "measured/attack_semantics.csv"
 KEYS = ["seed", "classifier", "output", "attack"]
 # What the attack takes for the logits. Foolbox 1 and 2 expected probabilities of a Keras model, and
 # took the logarithm of what clipping left of them.
@@ -62,43 +57,43 @@ class Seen(nn.Module):
 
 
 def main() -> None:
-    """Attack what is not in the CSV yet; a classifier that is not trained is left out."""
-    config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
-    experiment = Experiment("funn", config["experiments"]["funn"])
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", type=Path, default=HERE)
+    """Attack what is not in the CSV yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--settings", nargs="*", choices=funn.SETTINGS, default=["classic, 64", "funn, 64"]
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--seeds", type=int, nargs="*", default=experiment["seeds"])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    where = device.prepare(options.threads)
-    results = options.folder / "results"
-    data = read_images(str(results / "images/funn/test.safetensors"))
-    x = entries.to_tensor(data.images[: options.images]).to(where)
-    y = torch.from_numpy(data.labels[: options.images]).to(where)
+    device.prepare(options.threads, device="cpu")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    funn.KEPT.mkdir(parents=True, exist_ok=True)
+    splits = funn.MNIST(folder=str(funn.HERE / "inputs/mnist")).load()
+    images, labels = to_tensor(splits["train"].images), torch.from_numpy(splits["train"].labels)
+    test = splits["test"][: options.images]
+    x, y = to_tensor(test.images), torch.from_numpy(test.labels)
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     done = set(table[KEYS].itertuples(index=False, name=None))
     rows = table.to_dict("records")
     for seed in options.seeds:
-        for name in experiment["classifiers"]:
-            weights = results / f"classifiers/funn/{seed}/{name}.safetensors"
-            if not weights.exists():
-                continue
-            entry = experiment.entry("classifiers", name)
-            net = entries.load(entry, str(weights), where)
+        for name in options.settings:
+            net = funn.train(name, seed, images, labels)
             for output in OUTPUTS:
                 for label, attack in ATTACKS.items():
                     if (seed, name, output, label) in done:
                         continue
-                    found = attack(Seen(net, output), x, y)
-                    right = found.clean_prediction == y
-                    fooled = found.success & right
+                    result = attack(Seen(net, output), x, y)
+                    correct = result.clean_prediction == y
+                    fooled = result.success & correct
                     rows.append(
                         dict(zip(KEYS, (seed, name, output, label), strict=True))
                         | {
-                            "n": int(right.sum()),
-                            "success_rate": float(fooled.sum() / right.sum()),
-                            "noise_level": float(found.l2[fooled].mean()),
+                            "n": int(correct.sum()),
+                            "success_rate": float(fooled.sum() / correct.sum()),
+                            "noise_level": float(result.l2[fooled].mean()),
                         }
                     )
                     print(rows[-1], flush=True)

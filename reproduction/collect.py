@@ -19,7 +19,7 @@ from tandem_defense.artifacts.overview import overview  # noqa: E402
 from tandem_defense.files import predictions  # noqa: E402
 from tandem_defense.pipeline import provenance  # noqa: E402
 
-TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv")
+TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv", "funn_claims.csv")
 FIGURES = ("figure3", "figure6", "figure7", "figure8", "funn_figure2")
 
 

@@ -35,7 +35,7 @@ rule summary:
         claims=[
             f"results/tables/{name}.csv"
             for name, entry in config.get("tables", {}).items()
-            if entry["kind"] == "claims"
+            if entry["kind"] in ("claims", "funn_claims")
         ],
     output:
         report(

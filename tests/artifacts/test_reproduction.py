@@ -108,3 +108,63 @@ def test_an_experiment_beside_the_tables_shows_where_it_is_explained(folder):
     text = reproduction.page(folder)
     assert "### photo_inputs" in text and "Which input." in text and "### presets" not in text
     assert "83.00 [77.00, 88.00]" in text
+
+
+def rows_of(page, title):
+    """The cells of a section's tables, without heads."""
+    section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in cells if row[0] not in ("claim", "network")]
+
+
+def test_when_and_where_images_fall(folder):
+    falls = {"DeepFool L2, Foolbox 1": [(10, 0.2), (200, 0.4), (None, None), (None, None)]}
+    falls["PGD L2"] = [(None, 0.25), (None, 0.75), (None, 0.5), (None, None)]
+    rows = [
+        {"setting": "funn, 64", "seed": 0, "attack": attack, "image": i, "step": s, "distance": d}
+        for attack, images in falls.items()
+        for i, (s, d) in enumerate(images)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "measured/funn_rates.csv", index=False)
+    page = reproduction.page(folder)
+    walk, *bounds = rows_of(page, "What FUNN's success rates are made of")
+    shares = ["25.00", "25.00", "50.00", "50.00", "50.00"]
+    assert walk == ["funn, 64", "L2", "Foolbox 1", "4", *shares, "0.3"]
+    assert bounds == [
+        ["funn, 64", "L2", "0.5", "50.00", "–", "3", "33.33"],
+        ["funn, 64", "L2", "1", "25.00", "–", "3", "66.67"],
+        ["funn, 64", "L2", "1.5", "25.00", "–", "3", "66.67"],
+    ]
+
+
+def test_claims_of_funn_are_judged_on_the_sweep(folder):
+    """The claim on β needs both larger ones; MagNet is of a run of the configuration."""
+    last = "optimization, epoch 31"
+    measured = {"deepfool_l2_50": 0.8, "black": 0.08}
+    measured |= {f"{last}, attacker (3)": 0.06, f"{last}, defender (4)": 0.05}
+    rows = [
+        {"setting": name, "seed": seed, "measure": key, "value": value + seed / 100, "noise": 0.3}
+        for name in ("funn, 64", "funn, 64, beta 0.02", "funn, 64, beta 0.05")
+        for key, value in measured.items()
+        for seed in (0, 1, 2)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "measured/funn.csv", index=False)
+    title = "What the FUNN paper claims in words"
+    ledger = {row[0]: row[1:] for row in rows_of(reproduction.page(folder), title)}
+    robust = "FUNN is robust against DeepFool L2 with 50 steps (success ≤ 5%)"
+    measured = "deepfool_l2_50 81.00% [80.00%, 82.00%]"
+    assert ledger[robust] == ["deepfool_l2_50 0.54%", "yes", measured, "no"]
+    (black,) = (cells for claim, cells in ledger.items() if "larger β" in claim)
+    assert black[:2] == ["–", "–"] and black[3] == "yes" and "β = 0.05: the attacker" in black[2]
+    alike = "MagNet and FUNN perform similarly (≤ 5 points apart)"
+    assert ledger[alike][2:] == ["–", "–"]
+    (folder / "measured/funn_claims.csv").write_text(
+        f"numbers,claim,holds,evidence\nmeasured,{alike},True,fgsm 3% and 2%\n"
+    )
+    again = {row[0]: row[1:] for row in rows_of(reproduction.page(folder), title)}
+    assert again[alike][2:] == ["fgsm 3% and 2%", "yes"] and again[robust] == ledger[robust]
+
+
+def test_the_page_begins_with_table_2_its_finding_and_its_ledger():
+    assert list(reproduction.SECTIONS)[:3] == ["table2.csv", "funn_rates.csv", "funn.csv"]

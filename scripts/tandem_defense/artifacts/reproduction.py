@@ -4,6 +4,10 @@ import json
 import tomllib
 from pathlib import Path
 
+from tandem_defense.artifacts import funn_claims as funn
+from tandem_defense.artifacts import rates
+from tandem_defense.artifacts.base import PUBLISHED
+from tandem_defense.evaluation.published import read_table
 from tandem_defense.evaluation.statistics import wilson
 from tandem_defense.extras import extra
 
@@ -170,6 +174,106 @@ def attack_semantics(file: Path, why: dict, config: dict) -> str:
     return _table(head, rows, 3)
 
 
+REACHED = (10, 50, 200, 1000, 2000)  # steps of DeepFool that the page shows
+BOUNDS = {"L2": (0.5, 1, 1.5), "L∞": (0.05, 0.1, 0.2)}  # and ε
+
+
+def funn_rates(file: Path, why: dict, config: dict) -> str:
+    """When and where FUNN's images fall, beside the classic autoencoder's."""
+    table = pd.read_csv(file)
+    walks, bounds = [], []
+    for norm in rates.NORMS:
+        for rule in rates.RULES:
+            for name, rows in rates.groups(table, f"DeepFool {norm}, {rule}").items():
+                shares = [_percent(rates.fallen(rows, "step", steps)) for steps in REACHED]
+                middle = _noise(rows["distance"].median())
+                walks.append((name, norm, rule, len(rows), *shares, middle))
+        tried = rates.groups(table, f"AutoAttack {norm}")
+        for name, rows in rates.groups(table, f"PGD {norm}").items():
+            left = rates.standing(table, name, norm, 50)
+            for epsilon in BOUNDS[norm]:
+                kept = 1 - rates.fallen(rows, "distance", epsilon)
+                best = "–"
+                if name in tried:
+                    best = _percent(1 - rates.fallen(tried[name], "distance", epsilon))
+                found = _percent(rates.fallen(left, "distance", epsilon)) if len(left) else "–"
+                bounds.append((name, norm, epsilon, _percent(kept), best, len(left), found))
+    steps = [f"{n} steps" for n in REACHED]
+    return "\n".join(
+        [
+            f"![what the rates are made of](../reproduction/measured/{file.stem}.png)\n",
+            "Success of DeepFool in %, and the median distance of the images that fall:\n",
+            _table(["network", "norm", "rule", "images", *steps, "distance"], walks, 3),
+            "What is still classified correctly within ε, in %; and of the images that 50 steps of"
+            " Foolbox 1's DeepFool do not fool, the share that PGD fools:\n",
+            _table(
+                ["network", "norm", "ε", "PGD", "AutoAttack", "not fooled", "of these PGD fools"],
+                bounds,
+                2,
+            ),
+        ]
+    )
+
+
+# Which networks of reproduction/funn.py play which part in the paper's claims.
+MODELS = {"classic": "classic, 64", "funn": "funn, 64"}
+LARGER = {0.02: "funn, 64, beta 0.02", 0.05: "funn, 64, beta 0.05"}
+RATES = {"× 3": "funn, 64, rates x 3", "÷ 3": "funn, 64, rates x 1-3"}
+
+
+def funn_claims(file: Path, why: dict, config: dict) -> str:
+    """The FUNN paper's words, judged on its own numbers and on ours.
+
+    Ours are of reproduction/funn.py; where a run of the configuration has judged a claim
+    (funn_claims.csv, five seeds and MagNet), that counts.
+    """
+    table = pd.read_csv(file)
+    rows = {name: part.groupby("measure") for name, part in table.groupby("setting")}
+    cells = {
+        (model, attack): funn.Rate(
+            *(part["value"].agg(how) for how in ("median", "min", "max")), part["noise"].median()
+        )
+        for model, setting in MODELS.items()
+        if setting in rows
+        for attack, part in rows[setting]
+    }
+    larger, others = (
+        {key: net for key, name in names.items() if (net := _training(rows.get(name)))}
+        for names in (LARGER, RATES)
+    )
+    here = funn.judge(cells, larger=larger, rates=others).set_index("claim")
+    of_run = file.with_name("funn_claims.csv")
+    if of_run.exists():
+        judged = pd.read_csv(of_run)
+        judged = judged[(judged["numbers"] == "measured") & judged["holds"].notna()]
+        here.update(judged.set_index("claim")[["holds", "evidence"]])
+    printed = funn.judge(funn.printed(read_table(PUBLISHED / "table2.csv", ["success_rate"])))
+    words = {True: "yes", False: "no"}
+    lines = []
+    for claim, holds, evidence in printed.itertuples(index=False):
+        ours = here.loc[claim]
+        known = (pd.notna(holds), pd.notna(ours["holds"]))
+        lines.append(
+            (
+                claim,
+                evidence if known[0] else "–",
+                words[bool(holds)] if known[0] else "–",
+                ours["evidence"] if known[1] else "–",
+                words[bool(ours["holds"])] if known[1] else "–",
+            )
+        )
+    return _table(["claim", "published", "holds", "measured", "holds"], lines, 5)
+
+
+def _training(measures) -> funn.Training | None:
+    """Medians over seeds of what a training came to; None where it is not whole."""
+    last = "optimization, epoch 31"
+    names = (f"{last}, attacker (3)", f"{last}, defender (4)", "black", "deepfool_l2_50")
+    if measures is None or not set(names) <= set(measures.groups):
+        return None
+    return funn.Training(*(measures.get_group(name)["value"].median() for name in names))
+
+
 STEPS = (25, 50, 100, 200, 300, 400, 500, 700, 1000)  # of DIP₂ that the page shows
 LAST = 1000  # read-outs up to here are added up
 OTHER_IMAGES = ("clean", "FGSM", "MI-FGSM")  # what a run may have in place of BIM's images
@@ -297,13 +401,8 @@ def provenance(file: Path, why: dict, config: dict) -> str:
 
 SECTIONS = {
     "table2.csv": ("FUNN, Table 2, on MNIST", table2),
-    "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
-    "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tandem),
-    "claims.csv": ("What the t-DIPs paper claims in words", claims),
-    "figure3.png": ("Figure 3: DIP alone", picture),
-    "figure6.png": ("Figure 6: t-DIPs and DIP over their iterations", picture),
-    "figure7.png": ("Figure 7: restored photographs", picture),
-    "figure8.png": ("Figure 8: what the classifier looks at", picture),
+    "funn_rates.csv": ("What FUNN's success rates are made of", funn_rates),
+    "funn.csv": ("What the FUNN paper claims in words", funn_claims),
     "funn_figure2.png": ("FUNN's Figure 2", picture),
     "attack_semantics.csv": (
         "Whether another reading of the attacks explains Table 2",
@@ -313,6 +412,13 @@ SECTIONS = {
         "How the classic autoencoder's training decides Table 2",
         autoencoder_training,
     ),
+    "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
+    "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tandem),
+    "claims.csv": ("What the t-DIPs paper claims in words", claims),
+    "figure3.png": ("Figure 3: DIP alone", picture),
+    "figure6.png": ("Figure 6: t-DIPs and DIP over their iterations", picture),
+    "figure7.png": ("Figure 7: restored photographs", picture),
+    "figure8.png": ("Figure 8: what the classifier looks at", picture),
     "overview.csv": ("Points that the papers leave open", overview),
     "timing.csv": ("Where the time went", timing),
     "provenance.json": ("Made with", provenance),

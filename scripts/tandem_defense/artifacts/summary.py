@@ -21,7 +21,7 @@ def summary(overview: pd.DataFrame, claims: Sequence[pd.DataFrame], sheets: dict
 
     overview : as ``tables/overview.csv``; of restorations the last read-out counts, with the
         smallest λ₁
-    claims : the frames of tables of kind ``claims``
+    claims : the frames of tables of the kinds ``claims`` and ``funn_claims``
     sheets : experiment to :class:`artifacts.base.Sheet`'s fields and ``label``
     """
     lines = [

@@ -61,6 +61,7 @@ TABLES = {
     "comparisons": "tandem_defense.artifacts.comparisons:Comparisons",
     "success": "tandem_defense.artifacts.success:Success",
     "claims": "tandem_defense.artifacts.claims:Claims",
+    "funn_claims": "tandem_defense.artifacts.funn_claims:FUNNClaims",
     "robustness": "tandem_defense.artifacts.robustness:Robustness",
     "checklist": "tandem_defense.artifacts.checklist:Checklist",
 }

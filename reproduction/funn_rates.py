@@ -1,0 +1,132 @@
+"""What success rates of FUNN's Table 2 are made of: an attack's steps, or a network's robustness.
+
+python reproduction/funn_rates.py [--settings NAME ...] [--seeds 0] [--images 200] [--threads 1]
+
+Attacks networks of reproduction/funn.py, which are trained first where they are not kept, and notes
+of every image when and where it falls: one walk of DeepFool for all numbers of steps, and PGD (and
+AutoAttack if this version has it) with one ε after the other on the images that are left.
+Writes measured/funn_rates.csv and funn_rates.png. What is in the CSV is not computed again.
+
+Columns: `setting` of funn.py, `seed`, `attack`; `image`, of those classified correctly;
+`step`, of DeepFool, after which it first fools (empty: not in 2000); `distance` there in the
+attack's norm, of PGD and AutoAttack the smallest ε tried that fools (empty: none does).
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import funn  # first: it puts the package on the path
+import pandas as pd
+import torch
+from foolbox import PyTorchModel
+from torch import Tensor
+
+from tandem_defense import device
+from tandem_defense.artifacts import rates
+from tandem_defense.attacks.base import untouched
+from tandem_defense.datasets.base import ImageSet
+from tandem_defense.pipeline import classes, registry
+from tandem_defense.pipeline.entries import to_tensor
+from tandem_defense.seeds import derive_seed
+
+OUTPUT = Path(__file__).parent / "measured/funn_rates.csv"
+KEYS = ["setting", "seed", "attack"]
+NORMS = {"L2": torch.linalg.vector_norm, "L∞": lambda d, dim: d.abs().amax(dim)}
+# In order of what they cost: attack, its norm, entry. Those with an ε are in rates.BUDGETS.
+PGD = {"steps": 100, "restarts": 5}
+ATTACKS = {
+    "DeepFool L2, Foolbox 1": ("L2", {"kind": "deepfool_l2", "rule": "foolbox1"}),
+    "DeepFool L∞, Foolbox 1": ("L∞", {"kind": "deepfool_linf", "rule": "foolbox1"}),
+    "PGD L2": ("L2", {"kind": "pgd_l2", **PGD}),
+    "PGD L∞": ("L∞", {"kind": "pgd", "semantics": "fixed", **PGD}),
+    "DeepFool L2, Foolbox 3": ("L2", {"kind": "deepfool_l2", "rule": "foolbox3"}),
+    "DeepFool L∞, Foolbox 3": ("L∞", {"kind": "deepfool_linf", "rule": "foolbox3"}),
+    "AutoAttack L2": ("L2", {"kind": "autoattack", "norm": "l2"}),
+    "AutoAttack L∞": ("L∞", {"kind": "autoattack", "norm": "linf"}),
+}
+
+
+def attack(entry: dict, **settings) -> object:
+    """The attack of a configuration's entry."""
+    given = {key: value for key, value in entry.items() if key != "kind"}
+    name = registry.target("attacks", entry["kind"])
+    return classes.build({"class": name, "settings": given | settings})
+
+
+def walk(net: torch.nn.Module, x: Tensor, y: Tensor, norm: str, entry: dict) -> pd.DataFrame:
+    """Columns step and distance, a row per image: DeepFool with as many steps as there are."""
+    with untouched(net):
+        model = PyTorchModel(net, bounds=(0, 1), device=x.device)
+        reached, first = attack(entry, steps=rates.STEPS).walk(model, x, y)
+    distance = NORMS[norm]((reached - x).flatten(1), dim=1)
+    table = pd.DataFrame({"step": first.tolist(), "distance": distance.tolist()})
+    return table.where(table["step"] >= 0)
+
+
+def sweep(
+    net: torch.nn.Module, x: Tensor, y: Tensor, seeds: list[int], entry: dict, epsilons: tuple
+) -> pd.DataFrame:
+    """As :func:`walk`: the smallest ε that fools each image, tried on those not fooled before."""
+    distance = torch.full((len(x),), torch.nan, dtype=torch.float64)  # ε as they are written
+    for epsilon in epsilons:
+        left = distance.isnan().nonzero().squeeze(1)
+        if not len(left):
+            break
+        result = attack(entry, epsilon=epsilon)(net, x[left], y[left], [seeds[i] for i in left])
+        distance[left[result.success]] = epsilon
+    return pd.DataFrame({"step": torch.nan, "distance": distance.tolist()})
+
+
+def measure(
+    net: torch.nn.Module, images: ImageSet, seed: int, done: set[str]
+) -> Iterator[pd.DataFrame]:
+    """The rows of every attack that is not `done`, one attack at a time."""
+    x, y = to_tensor(images.images), torch.from_numpy(images.labels).long()
+    rows = (net.predict(x) == y).nonzero().squeeze(1)
+    x, y, ids = x[rows], y[rows], [images.ids[i] for i in rows]
+    seeds = [derive_seed(seed, name) for name in ids]
+    for name, (norm, entry) in ATTACKS.items():
+        if name in done or entry["kind"] not in registry.ATTACKS:
+            continue
+        if name in rates.BUDGETS:
+            table = sweep(net, x, y, seeds, entry, rates.BUDGETS[name])
+        else:
+            table = walk(net, x, y, norm, entry)
+        yield table.assign(attack=name, image=ids)
+
+
+def main() -> None:
+    """Measure what is not in the CSV yet, then draw all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--settings", nargs="*", choices=funn.SETTINGS, default=["classic, 64", "funn, 64"]
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    device.prepare(options.threads, device="cpu")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    funn.KEPT.mkdir(parents=True, exist_ok=True)
+    splits = funn.MNIST(folder=str(funn.HERE / "inputs/mnist")).load()
+    images, labels = to_tensor(splits["train"].images), torch.from_numpy(splits["train"].labels)
+    columns = [*KEYS, "image", "step", "distance"]
+    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=columns)
+    for seed in options.seeds:
+        for name in options.settings:
+            done = set(table["attack"][(table["setting"] == name) & (table["seed"] == seed)])
+            net = funn.train(name, seed, images, labels)
+            for new in measure(net, splits["test"][: options.images], seed, done):
+                new = new.assign(setting=name, seed=seed)[columns].astype({"step": "Int64"})
+                table = pd.concat([table, new]) if len(table) else new
+                table.round(5).to_csv(OUTPUT, index=False)
+                print(name, seed, new["attack"].iloc[0], flush=True)
+    rates.save(table, OUTPUT.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
