@@ -380,10 +380,10 @@ def test_classic_learns_digits(digits):
     model = ClassicAutoencoder()
     rates = {"learning_rate": 4e-3, "head_rate": 4e-3}
     model.fit(
-        images[:1000], labels[:1000], seed=0, epochs=8, head_epochs=10, batch_size=32, **rates
+        images[:1000], labels[:1000], seed=0, epochs=8, head_epochs=20, batch_size=32, **rates
     )
-    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.85
-    assert distance(model.reconstruct(images[1200:]), images[1200:]) < 0.015
+    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.92
+    assert distance(model.reconstruct(images[1200:]), images[1200:]) < 0.01
 
 
 def test_funn_learns_digits(digits):
@@ -393,15 +393,15 @@ def test_funn_learns_digits(digits):
         images[:1000],
         labels[:1000],
         seed=0,
-        initialization_epochs=8,
+        initialization_epochs=12,
         optimization_epochs=2,
         attacker_rate=4e-3,
         defender_rate=4e-3,
-        head_epochs=10,
+        head_epochs=20,
         head_rate=4e-3,
         batch_size=32,
     )
-    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.8
+    assert (model.predict(images[1200:]) == labels[1200:]).float().mean() > 0.92
     assert distance(model.perturb(images[1200:], 0), images[1200:]) < 0.03
 
 
@@ -412,6 +412,7 @@ def test_initial_weights_survive_mnist():
     pixels = np.frombuffer(file.read(16 + 784 * 3200), np.uint8, offset=16)
     images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype("float32") / 255)
     model = ClassicAutoencoder()
-    model.fit(images, torch.zeros(len(images), dtype=torch.int64), seed=0, epochs=3, head_epochs=1)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    model.fit(images, labels, seed=0, epochs=3, head_epochs=1, learning_rate=4e-3)
     black = distance(torch.zeros_like(images), images)
-    assert distance(model.reconstruct(images), images) < 0.8 * black
+    assert distance(model.reconstruct(images), images) < 0.6 * black
