@@ -9,7 +9,9 @@ Writes measured/funn_rates.csv and funn_rates.png. What is in the CSV is not com
 
 Columns: `setting` of funn.py, `seed`, `attack`; `image`, of those classified correctly;
 `step`, of DeepFool, after which it first fools (empty: not in 2000); `distance` there in the
-attack's norm, of PGD and AutoAttack the smallest ε tried that fools (empty: none does).
+attack's norm, of PGD and AutoAttack the smallest ε tried that fools (empty: none does);
+`margin`, of DeepFool, the share that the true class has left after 50 steps of its lead over the
+next (at most 0: fooled).
 """
 
 import argparse
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from tandem_defense import device
 from tandem_defense.artifacts import rates
-from tandem_defense.attacks.base import untouched
+from tandem_defense.attacks.base import logits_of, margin, untouched
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.pipeline import classes, registry
 from tandem_defense.pipeline.entries import to_tensor
@@ -56,13 +58,15 @@ def attack(entry: dict, **settings) -> object:
 
 
 def walk(net: torch.nn.Module, x: Tensor, y: Tensor, norm: str, entry: dict) -> pd.DataFrame:
-    """Columns step and distance, a row per image: DeepFool with as many steps as there are."""
+    """Columns step, distance and margin, a row per image: DeepFool with all steps, and with few."""
     with untouched(net):
         model = PyTorchModel(net, bounds=(0, 1), device=x.device)
         reached, first = attack(entry, steps=rates.STEPS).walk(model, x, y)
+        early, _ = attack(entry, steps=rates.EARLY).walk(model, x, y)
+        lead, left = (margin(logits_of(model, images), y) for images in (x, early))
     distance = NORMS[norm]((reached - x).flatten(1), dim=1)
     table = pd.DataFrame({"step": first.tolist(), "distance": distance.tolist()})
-    return table.where(table["step"] >= 0)
+    return table.where(table["step"] >= 0).assign(margin=(left / lead).tolist())
 
 
 def sweep(
@@ -76,7 +80,7 @@ def sweep(
             break
         result = attack(entry, epsilon=epsilon)(net, x[left], y[left], [seeds[i] for i in left])
         distance[left[result.success]] = epsilon
-    return pd.DataFrame({"step": torch.nan, "distance": distance.tolist()})
+    return pd.DataFrame({"step": torch.nan, "distance": distance.tolist(), "margin": torch.nan})
 
 
 def measure(
@@ -114,7 +118,7 @@ def main() -> None:
     funn.KEPT.mkdir(parents=True, exist_ok=True)
     splits = funn.MNIST(folder=str(funn.HERE / "inputs/mnist")).load()
     images, labels = to_tensor(splits["train"].images), torch.from_numpy(splits["train"].labels)
-    columns = [*KEYS, "image", "step", "distance"]
+    columns = [*KEYS, "image", "step", "distance", "margin"]
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=columns)
     for seed in options.seeds:
         for name in options.settings:
@@ -123,7 +127,7 @@ def main() -> None:
             for new in measure(net, splits["test"][: options.images], seed, done):
                 new = new.assign(setting=name, seed=seed)[columns].astype({"step": "Int64"})
                 table = pd.concat([table, new]) if len(table) else new
-                table.round(5).to_csv(OUTPUT, index=False)
+                table.round({"distance": 5}).to_csv(OUTPUT, index=False, float_format="%.6g")
                 print(name, seed, new["attack"].iloc[0], flush=True)
     rates.save(table, OUTPUT.with_suffix(".png"))
 

@@ -43,6 +43,7 @@ def test_every_correct_image_has_a_row_per_attack(script, case, monkeypatch):
         if name.startswith("DeepFool"):
             assert (rows["step"].notna() == rows["distance"].notna()).all()
             assert rows["step"].dropna().between(1, 30).all()
+            assert ((rows["margin"] <= 0) >= rows["step"].notna()).all()  # 50 steps are more
             assert rows["distance"].dropna().gt(0).all() and rows["distance"].notna().any()
         else:
             assert rows["step"].isna().all()

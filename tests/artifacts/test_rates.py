@@ -21,6 +21,7 @@ def table():
             here = {"setting": setting, "seed": 0, "image": f"i{i}"}
             for rule in rates.RULES:
                 walk = {"attack": f"DeepFool L2, {rule}", "step": step, "distance": distance}
+                walk["margin"] = i / 10
                 rows.append(here | walk)
             rows.append(here | {"attack": "PGD L2", "step": NAN, "distance": epsilon})
             rows.append(here | {"attack": "AutoAttack L2", "step": NAN, "distance": epsilon})
@@ -32,9 +33,10 @@ def test_shares(table):
     assert list(rows) == ["classic", "funn"]
     assert [rates.fallen(rows["funn"], "step", n) for n in (39, 40, 2000)] == [0, 1 / 3, 2 / 3]
     assert rates.fallen(rows["classic"], "distance", 1.0) == 2 / 3
-    left = rates.standing(table, "funn", "L2", 50)
+    left = rates.standing(table, "funn", "L2")
     assert left["image"].tolist() == ["i1", "i2"] and left["distance"].tolist() == [0.25, 0.75]
-    assert not len(rates.standing(table, "classic", "L2", 50))
+    assert left["margin"].tolist() == [0.1, 0.2]
+    assert not len(rates.standing(table, "classic", "L2"))
 
 
 def test_figure_shows_them(table, tmp_path):

@@ -12,7 +12,8 @@ with extra("pipeline"):
 
 RULES = {"Foolbox 1": "-", "Foolbox 3": (0, (4, 2))}
 NORMS = ("L2", "L∞")
-STEPS = 2000  # of a walk of DeepFool
+STEPS, EARLY = 2000, 50  # of a walk of DeepFool, and of the paper's
+TICKS = (1, 10, 50, 200, 1000)
 # Which ε an attack with a bound tries, in rising order.
 BUDGETS = {
     "PGD L2": (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3),
@@ -33,12 +34,16 @@ def groups(table: pd.DataFrame, attack: str) -> dict[str, pd.DataFrame]:
     return {name: part for name, part in rows.groupby("setting", sort=False)}
 
 
-def standing(table: pd.DataFrame, setting: str, norm: str, steps: int) -> pd.DataFrame:
-    """The rows of PGD for the images that `steps` steps of Foolbox 1's DeepFool do not fool."""
+def standing(table: pd.DataFrame, setting: str, norm: str) -> pd.DataFrame:
+    """The images that the paper's 50 steps of Foolbox 1's DeepFool do not fool.
+
+    Columns margin, which these steps leave, and distance, the smallest ε at which PGD fools.
+    """
     keys = ["seed", "image"]
     walked = groups(table, f"DeepFool {norm}, Foolbox 1")[setting]
-    left = walked[~(walked["step"] <= steps)]
-    return left[keys].merge(groups(table, f"PGD {norm}")[setting], on=keys)
+    left = walked[~(walked["step"] <= EARLY)]
+    tried = groups(table, f"PGD {norm}")[setting]
+    return left[[*keys, "margin"]].merge(tried[[*keys, "distance"]], on=keys)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -63,12 +68,14 @@ def draw(table: pd.DataFrame) -> Figure:
                 tried = BUDGETS[f"{kind} {norm}"]
                 left = [1 - fallen(rows, "distance", epsilon) for epsilon in tried]
                 budget.plot([0, *tried], [1, *left], color=colors[name], **look)
-        steps.axvline(50, color=style.GRAY, linewidth=0.6, linestyle=":")
+        steps.axvline(EARLY, color=style.GRAY, linewidth=0.6, linestyle=":")
         steps.set(xscale="log", xlim=(1, STEPS), ylabel=f"{norm}: share of images")
+        steps.set_xticks(TICKS, TICKS, minor=False)
+        steps.set_xticks([], minor=True)
         distance.set_xlim(left=0)
         budget.set_xlim(left=0)
-    axes[0, 0].set_title("DeepFool: fooled after so many steps")
-    axes[0, 1].set_title("DeepFool: fooled at this distance")
+    axes[0, 0].set_title("DeepFool: fooled by a step")
+    axes[0, 1].set_title("DeepFool: fooled within")
     axes[0, 2].set_title("PGD: still correct within ε")
     axes[1, 0].set_xlabel("steps")
     for norm, (_, distance, budget) in zip(NORMS, axes, strict=True):

@@ -190,27 +190,26 @@ def funn_rates(file: Path, why: dict, config: dict) -> str:
                 walks.append((name, norm, rule, len(rows), *shares, middle))
         tried = rates.groups(table, f"AutoAttack {norm}")
         for name, rows in rates.groups(table, f"PGD {norm}").items():
-            left = rates.standing(table, name, norm, 50)
+            left = rates.standing(table, name, norm)
             for epsilon in BOUNDS[norm]:
                 kept = 1 - rates.fallen(rows, "distance", epsilon)
                 best = "–"
                 if name in tried:
                     best = _percent(1 - rates.fallen(tried[name], "distance", epsilon))
                 found = _percent(rates.fallen(left, "distance", epsilon)) if len(left) else "–"
-                bounds.append((name, norm, epsilon, _percent(kept), best, len(left), found))
+                margin = _noise(100 * left["margin"].median())
+                bounds.append((name, norm, epsilon, _percent(kept), best, len(left), margin, found))
     steps = [f"{n} steps" for n in REACHED]
+    head = ["network", "norm", "ε", "PGD", "AutoAttack"]
     return "\n".join(
         [
             f"![what the rates are made of](../reproduction/measured/{file.stem}.png)\n",
             "Success of DeepFool in %, and the median distance of the images that fall:\n",
             _table(["network", "norm", "rule", "images", *steps, "distance"], walks, 3),
-            "What is still classified correctly within ε, in %; and of the images that 50 steps of"
-            " Foolbox 1's DeepFool do not fool, the share that PGD fools:\n",
-            _table(
-                ["network", "norm", "ε", "PGD", "AutoAttack", "not fooled", "of these PGD fools"],
-                bounds,
-                2,
-            ),
+            "What is still classified correctly within ε, in %. Of the images that 50 steps of"
+            " Foolbox 1's DeepFool do not fool: how many, what they have left of the true class's"
+            " lead over the next (median, in %), and how many PGD fools within ε (in %):\n",
+            _table([*head, "not fooled", "lead left", "PGD fools"], bounds, 2),
         ]
     )
 
