@@ -6,7 +6,7 @@ import pytest
 from frames import DIGITS
 
 from tandem_defense.artifacts.funn_claims import FUNNClaims, Rate, Training, judge, printed
-from tandem_defense.artifacts.printing import MARKDOWN, markdown
+from tandem_defense.artifacts.printing import LATEX, MARKDOWN, latex, markdown
 
 # What decides each claim, in the order of the ledger: words of it, and what is in print.
 LEDGER = {
@@ -99,4 +99,5 @@ def test_the_kind_judges_both_tables(root):
     assert row["evidence"].startswith("deepfool_linf_50 25.00% [4.56%, 69.94%] and 0.00% [")
     assert here["holds"].isna().sum() == 9  # two attacks do not decide the others
     text = markdown(kind.grid(frame, DIGITS, MARKDOWN))
+    assert latex(kind.grid(frame, DIGITS, LATEX)).isascii()
     assert "deepfool_linf_50 0.60% and 4.13%, fgsm 3.20% and 1.61%" in text

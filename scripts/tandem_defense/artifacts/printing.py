@@ -14,6 +14,7 @@ SPECIALS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textas
 SPECIALS |= {mark: rf"\{mark}" for mark in "&%$#_{}"} | {"–": "--", "…": r"\ldots{}"}
 SPECIALS |= {"∞": r"$\infty$", "λ": r"$\lambda$", "ε": r"$\varepsilon$", "δ": r"$\delta$"}
 SPECIALS |= {"≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$"}
+SPECIALS |= {"β": r"$\beta$"}
 SPECIALS |= {"²": "$^2$", "†": r"$^\dagger$"} | {s: f"$_{i}$" for i, s in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 
 
