@@ -1,6 +1,7 @@
 # On a machine with Python ≥ 3.11, make and git:
 #   make demo   both papers at small size, with every table, figure and the report
 #   make test   format, lint, dry runs, tests
+#   make gpu    what an NVIDIA GPU does here: checks, speed, a slice of Table 1 (docs/restoration.md)
 #   make regenerate-paper-figures   the papers' tables and figures at full size: downloads, days
 # On a Debian or Ubuntu machine that has no SLURM of its own, as root:
 #   make test-slurm   the SLURM profile on a real SLURM, with faults; writes docs/reliability.md
@@ -14,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := agg
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo regenerate-paper-figures test test-slurm check dry-runs lock clean
+.PHONY: demo regenerate-paper-figures gpu test test-slurm check dry-runs lock clean
 
 .venv/ready: requirements.lock requirements-uv.lock
 	$(PYTHON) -m venv .venv
@@ -38,6 +39,13 @@ demo: .venv/ready
 
 regenerate-paper-figures: .venv/ready
 	$(BIN)/snakemake --cores $(CORES) regenerate_paper_figures
+
+# In parts of ten minutes at most, and again where it was: `make gpu MINUTES=9 AGAIN="nan memory"`.
+gpu:
+	@nvidia-smi > /dev/null 2>&1 || { echo "make gpu needs an NVIDIA GPU, and nvidia-smi shows none;" \
+		"for a CPU: $(BIN)/python performance/restoration.py" >&2; exit 1; }
+	$(MAKE) .venv/ready
+	$(BIN)/python performance/gpu.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again $(AGAIN))
 
 test: check dry-runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
