@@ -284,10 +284,10 @@ def resume(bench: Bench) -> Iterator[Row]:
     at_once = {"INTERVAL": 0.0, "SHARE": math.inf}
     for case in bench.cases("float64"):
         kind, network, precision = case
-        work = bench.work(network, 3, SMALL)
+        work = bench.work(network, 2, SMALL)
         stopping = {"stop": EarlyStopping(5, 5), "learning_rate": 0.05, "smoothing": 0.5}
         for more in ({}, stopping):
-            options, made = settings(precision, (10, 40), **more), {}
+            options, made = settings(precision, (10, 30), **more), {}
 
             def strike(_, calls=itertools.count(1)):  # noqa: B008
                 if next(calls) == 15:

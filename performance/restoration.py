@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -258,7 +259,8 @@ def measure(
         row = {"device": processor(device), "torch": torch.__version__, "network": network}
         row |= {"feature_scale": scale or None, "size": size, "implementation": name}
         row |= {"images": images, "precision": precision, "image_steps_per_second": 1 / each}
-        row["ratio_to_loop"] = (loop[precision] if precision in loop else loop["tf32"]) / each
+        # Without --peers public_loop there is nothing to compare with.
+        row["ratio_to_loop"] = (loop.get(precision, loop["tf32"]) or np.nan) / each
         if network != "tandem":
             top_flops, top_bytes = limits(device, precision)
             least = flops(architecture, size) / top_flops
@@ -345,7 +347,8 @@ def page(table: pd.DataFrame) -> str:
             cells += ["" if pd.isna(row[c]) else f"{row[c]:.3g}" for c in rates]
             cells += ["" if pd.isna(row[c]) else f"{row[c]:.2f}" for c in ("ratio", "roof")]
             known = not pd.isna(row["error"])
-            cells.append(f"{row['error']:.0e} ({row['rounding']:.0e})" if known else "")
+            rounding = "" if pd.isna(row["rounding"]) else f" ({row['rounding']:.0e})"
+            cells.append(f"{row['error']:.0e}{rounding}" if known else "")
             rows.append(cells)
         body = tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
         parts.append(f"Image-steps per second, {device}:\n\n{body}\n")
@@ -411,6 +414,8 @@ def main() -> None:
         after = rest.split(END)[1]
         PAGE.write_text(before + BEGIN + "\n" + page(table) + "\n" + END + after, encoding="utf-8")
         return
+    if not find_spec("deepinv"):
+        print("deepinv is left out: pip install --group benchmark", file=sys.stderr)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -197,6 +197,33 @@ def test_a_check_fails_where_it_should(gpu, checks, name, kind):
     assert "False" in verdicts(gpu, getattr(checks, name)(bench(checks, kind)))
 
 
+class RoundedToTF32:
+    """torch.nn.functional, but convolutions of float32 numbers keep ten of 23 binary digits."""
+
+    def __getattr__(self, name):
+        function = getattr(torch.nn.functional, name)
+        if not name.startswith("conv"):
+            return function
+
+        def rounded(x, weight, *more, **options):
+            return function(self.cut(x), self.cut(weight), *more, **options)
+
+        return rounded
+
+    @staticmethod
+    def cut(x):
+        if x.dtype != torch.float32:
+            return x
+        near = (x.detach().contiguous().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32)
+        return x + (near - x).detach()
+
+
+def test_float32_that_is_tf32_by_mistake_is_noticed(gpu, checks, monkeypatch):
+    monkeypatch.setattr(lanes, "F", RoundedToTF32())
+    rows = [row for row in checks.gradients(bench(checks)) if row["precision"] != "bf16"]
+    assert verdicts(gpu, rows) == ["True", "False"]  # float64 and float32
+
+
 @pytest.mark.parametrize(
     ("name", "more"),
     [
