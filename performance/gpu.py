@@ -205,6 +205,7 @@ def apply(work: Callable[[], list[dict]], seconds: float) -> list[dict] | None:
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, stop)
                     process.join(20)
+                process.kill()  # in case that it was not its group's leader yet
 
 
 def remaining(known: pd.DataFrame, card: str, chosen: dict[str, Part]) -> list[str]:

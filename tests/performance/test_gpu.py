@@ -134,6 +134,17 @@ def test_the_slice_of_table_1_is_a_run_of_the_real_configuration(gpu, root, tmp_
     assert "defense=tdips" in done.stdout and "attack=cw" in done.stdout
 
 
+def test_a_test_file_passes_only_if_all_its_tests_do_and_some_ran(gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    files = tmp_path / "tests/restoration"
+    files.mkdir(parents=True)
+    good, bad = "def test_good(): pass", "def test_bad(): assert 0"
+    skipped = "import pytest\npytest.skip(allow_module_level=True)"
+    for text, passed in ((good, "True"), (f"{good}\n{bad}", "False"), (skipped, "False")):
+        (files / "test_it.py").write_text(text)
+        assert verdicts(gpu, gpu.tests("test_it")) == [passed]
+
+
 def bench(checks, kind=lanes.Fit, **more):
     """Checks of a small network on the CPU, where the engine of GPUs runs, too."""
     networks = {"dip2/8": dip2(3, 32)}
