@@ -45,7 +45,7 @@ def test_specs_are_valid(root, name):
 
 
 # For whoever names it in a configuration: an extra, and what PyTorch's CUDA builds bring along.
-OPTIONAL = {"timm", "triton"}
+OPTIONAL = {"pyautoattack", "timm", "triton"}
 
 
 def rules(root) -> dict[str, str]:

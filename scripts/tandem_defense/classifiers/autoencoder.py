@@ -246,7 +246,7 @@ class ClassicAutoencoder(Classifier):
         labels: Tensor,
         *,
         seed: int,
-        epochs: Count = 20,
+        epochs: Size = 20,
         learning_rate: Positive = 1e-3,
         head_epochs: Count = 20,
         head_rate: Positive = 1e-3,
@@ -256,7 +256,8 @@ class ClassicAutoencoder(Classifier):
     ) -> None:
         """Train the autoencoder on `images` (N, C, S, S) in [0, 1], then the head on `labels`.
 
-        The same seed, data and thread count give the same weights. `initial_weights` (see
+        No `epochs` leave the encoder as it was drawn: a head on random features. The same seed,
+        data and thread count give the same weights. `initial_weights` (see
         :func:`~tandem_defense.training.initialize`): ``torch`` can die on all-black images.
         Raises ValueError for wrong shapes, ranges, labels or settings.
         """

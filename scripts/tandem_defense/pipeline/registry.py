@@ -18,6 +18,7 @@ CLASSIFIERS = {
     "torchvision": "tandem_defense.classifiers.torchvision:Torchvision",
     "autoencoder": "tandem_defense.classifiers.autoencoder:ClassicAutoencoder",
     "funn": "tandem_defense.classifiers.autoencoder:FUNN",
+    "supervised": "tandem_defense.classifiers.supervised:Supervised",
     "timm": "tandem_defense.classifiers.timm:Timm",
     "own": "tandem_defense.classifiers.own:Own",
 }
@@ -34,6 +35,7 @@ ATTACKS = {
     "carlini_wagner": "tandem_defense.attacks.carlini_wagner:CarliniWagnerL2",
     "single_pixel": "tandem_defense.attacks.pixel:SinglePixel",
     "local_search": "tandem_defense.attacks.pixel:LocalSearch",
+    "autoattack": "tandem_defense.attacks.autoattack:AutoAttack",
     "noise": "tandem_defense.attacks.black_box:Noise",
     "square": "tandem_defense.attacks.black_box:Square",
 }
@@ -50,6 +52,9 @@ DEFENSES = {
     "none": "tandem_defense.defenses.base:NoDefense",
     "average_blur": "tandem_defense.defenses.controls:AverageBlur",
     "jpeg": "tandem_defense.defenses.controls:JPEG",
+    "random_resize_pad": "tandem_defense.defenses.related:RandomResizePad",
+    "tensor_shield": "tandem_defense.defenses.related:TensorShield",
+    "total_variation": "tandem_defense.defenses.related:TotalVariation",
     "hgd": "tandem_defense.defenses.hgd:HGD",
     "comdefend": "tandem_defense.defenses.comdefend:ComDefend",
     "magnet": "tandem_defense.defenses.magnet:MagNet",
