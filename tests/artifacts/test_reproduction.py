@@ -169,3 +169,27 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
 
 def test_the_page_begins_with_table_2_its_finding_and_its_ledger():
     assert list(reproduction.SECTIONS)[:3] == ["table2.csv", "funn_rates.csv", "funn.csv"]
+
+
+def test_references_are_summed_over_blocks_of_images(folder):
+    (folder / "measured/references.csv").write_text(
+        "model,seed,measure,norm,epsilon,first,n,correct\n"
+        "linf,0,accuracy,none,0.0,0,1000,980\n"
+        "linf,0,autoattack,linf,0.1,0,10,10\n"
+        "linf,0,autoattack,linf,0.1,10,10,9\n"
+        "plain,0,autoattack,l2,1.0,0,10,0\n"
+    )
+    linf, plain = rows_of(reproduction.page(folder), "What is known to hold on MNIST")[1:]
+    assert linf[0] == "linf" and linf[1].startswith("98.0 [") and linf[1].endswith("of 1000")
+    assert linf[2].startswith("95.0 [76") and linf[2].endswith("of 20") and linf[3] == "–"
+    assert plain[:3] == ["plain", "–", "–"] and plain[3].startswith("0.0 [0.0,")
+
+
+def test_colors_are_means_over_images(folder):
+    (folder / "measured/colors.csv").write_text(
+        "run,image,steps,average,color,saturation,gray\n"
+        "dip,a,100,none,4,0.5,1\ndip,b,100,none,6,0.7,1\ndip,a,1000,none,2,1.0,1\n"
+        "dip,a,100,0.9,99,9,9\n"
+    )
+    _, row = rows_of(reproduction.page(folder), "A restored photograph's colors")
+    assert row == ["dip", "none", "2", "5.0", "2.0", "0.60", "1.00"]

@@ -264,6 +264,28 @@ def funn_claims(file: Path, why: dict, config: dict) -> str:
     return _table(["claim", "published", "holds", "measured", "holds"], lines, 5)
 
 
+def references(file: Path, why: dict, config: dict) -> str:
+    """Clean accuracy and what AutoAttack leaves, of networks trained with labels."""
+    table = pd.read_csv(file)
+    cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
+    heads = [key for key in cells.reset_index()[["norm", "epsilon"]].drop_duplicates().to_numpy()]
+    heads = sorted(map(tuple, heads), key=lambda key: (key[0] != "none", key[0] == "l2", key[1]))
+    rows = []
+    for name in table["model"].unique():
+        row = [name]
+        for norm, epsilon in heads:
+            if (name, norm, epsilon) not in cells.index:
+                row.append("–")
+                continue
+            n, correct = cells.loc[(name, norm, epsilon)]
+            low, high = wilson(int(correct), int(n))
+            row.append(f"{100 * correct / n:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {n}")
+        rows.append(row)
+    norms = {"none": "clean", "linf": "L∞", "l2": "L2"}
+    titles = [norms[norm] + (f" {epsilon:g}" if epsilon else "") for norm, epsilon in heads]
+    return _table(["model", *titles], rows, 1)
+
+
 def _training(measures) -> funn.Training | None:
     """Medians over seeds of what a training came to; None where it is not whole."""
     last = "optimization, epoch 31"
@@ -326,6 +348,23 @@ def _correct(rows: pd.DataFrame, average: str) -> pd.Series:
     """How many images an average gets right, by steps up to LAST."""
     some = rows[(rows["network"] == "dip2") & (rows["average"] == average)]
     return some[some["steps"] <= LAST].groupby("steps")["correct"].sum().astype(int)
+
+
+def colors(file: Path, why: dict, config: dict) -> str:
+    """How far a restored image's colors are from the photograph's, and how strong they are."""
+    table = pd.read_csv(file)
+    table = table[table["average"].isin(["none", "0.99"])]
+    steps = sorted(table["steps"].unique())
+    rows = []
+    for (run, average), some in table.groupby(["run", "average"], sort=False):
+        mean = some.groupby("steps")[["color", "saturation"]].mean()
+        cells = [f"{mean['color'].get(n, float('nan')):.1f}" for n in steps]
+        cells += [f"{mean['saturation'].get(n, float('nan')):.2f}" for n in steps]
+        rows.append(
+            [run, average, some["image"].nunique(), *("–" if c == "nan" else c for c in cells)]
+        )
+    head = ["run", "average", "images", *(f"difference at {n}" for n in steps)]
+    return _table([*head, *(f"saturation at {n}" for n in steps)], rows, 2)
 
 
 def autoencoder_training(file: Path, why: dict, config: dict) -> str:
@@ -402,6 +441,7 @@ SECTIONS = {
     "table2.csv": ("FUNN, Table 2, on MNIST", table2),
     "funn_rates.csv": ("What FUNN's success rates are made of", funn_rates),
     "funn.csv": ("What the FUNN paper claims in words", funn_claims),
+    "references.csv": ("What is known to hold on MNIST", references),
     "funn_figure2.png": ("FUNN's Figure 2", picture),
     "attack_semantics.csv": (
         "Whether another reading of the attacks explains Table 2",
@@ -413,6 +453,7 @@ SECTIONS = {
     ),
     "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
     "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tandem),
+    "colors.csv": ("A restored photograph's colors", colors),
     "claims.csv": ("What the t-DIPs paper claims in words", claims),
     "figure3.png": ("Figure 3: DIP alone", picture),
     "figure6.png": ("Figure 6: t-DIPs and DIP over their iterations", picture),
