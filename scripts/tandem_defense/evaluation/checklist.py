@@ -64,6 +64,7 @@ def percent(value: float) -> str:
 
 
 def threat_model(run: Run) -> Answer:
+    """Goal, bounds and kinds of attackers."""
     sizes = [e for e in sorted(run.rows["epsilon"].unique()) if e]
     if not sizes:
         return NO, "no threat has a bound"
@@ -73,6 +74,8 @@ def threat_model(run: Run) -> Answer:
 
 
 def adaptive(run: Run) -> Answer:
+    """No where a defense has oblivious attackers alone."""
+
     def lacks(cells, rows):
         return "" if rows["aware"].any() else "no attack that knows of the defense"
 
@@ -81,11 +84,14 @@ def adaptive(run: Run) -> Answer:
 
 
 def clean_accuracy(run: Run) -> Answer:
+    """From the lowest to the highest."""
     values = at(run.table, CLEAN)["accuracy"]
     return YES, f"{percent(values.min())} to {percent(values.max())}"
 
 
 def adaptive_is_stronger(run: Run) -> Answer:
+    """No where an attacker who does not know of the defense leaves less."""
+
     def weaker(cells, rows):
         aware = set(rows.loc[rows["aware"], "threat"])
         searched = set(rows.loc[rows["samples"] > 0, "threat"])
@@ -100,6 +106,8 @@ def adaptive_is_stronger(run: Run) -> Answer:
 
 
 def reaches_zero(run: Run) -> Answer:
+    """No where the worst case at the largest bound leaves something."""
+
     def left(cells, rows):
         last = at(cells, WORST).sort_values("epsilon").iloc[-1]
         return last["accuracy"] and f"{percent(last['accuracy'])} at {last['epsilon']:.3g}"
@@ -108,6 +116,8 @@ def reaches_zero(run: Run) -> Answer:
 
 
 def falls_with_epsilon(run: Run) -> Answer:
+    """No where a threat leaves more, by over an image, at a larger bound."""
+
     def rises(cells, rows):
         for threat, same in cells[~cells["threat"].isin([CLEAN, WORST])].groupby("threat"):
             values = same.sort_values("epsilon")
@@ -135,6 +145,7 @@ def sign(name: str, good: str) -> Callable[[Run], Answer]:
 
 
 def without_gradients(run: Run) -> Answer:
+    """No without such a threat, or where it leaves less than one with gradients."""
     blind = run.rows[~run.rows["gradients"] & (run.rows["samples"] > 0)]
     if blind.empty:
         return NO, "no threat without gradients"
@@ -144,6 +155,7 @@ def without_gradients(run: Run) -> Answer:
 
 
 def averaged(run: Run) -> Answer:
+    """No where an attacker averaged over fewer draws than AutoAttack's 20."""
     random = run.rows[run.rows["random"] & (run.rows["samples"] > 0) & run.rows["aware"]]
     if random.empty:
         return OPEN, "no random defense was attacked by one who knows of it"
@@ -154,6 +166,7 @@ def averaged(run: Run) -> Answer:
 
 
 def noise_is_harmless(run: Run) -> Answer:
+    """No without noise, or where the smallest of it lowers accuracy beyond its interval."""
     harmless = run.rows[(run.rows["samples"] == 0) & (run.rows["threat"] != CLEAN)]
     if harmless.empty:
         return NO, "no random noise as a control"
@@ -173,15 +186,18 @@ def noise_is_harmless(run: Run) -> Answer:
 
 
 def per_image_worst(run: Run) -> Answer:
+    """Yes: Table 3 has it."""
     return YES, "the threat `worst`, over all threats and bounds up to ε"
 
 
 def simple_defenses(run: Run) -> Answer:
+    """No without a control."""
     seen = [name for name in run.rows["defense"].unique() if name in run.controls]
     return (YES, ", ".join(seen)) if seen else (NO, "no control among the defenses")
 
 
 def enough(run: Run) -> Answer:
+    """No below 100 images."""
     n = sorted(run.table["n"].unique())
     low, high = wilson(n[0] // 2, int(n[0]))
     text = f"{n[0]} images" if len(n) == 1 else f"{n[0]} to {n[-1]} images"
@@ -189,6 +205,7 @@ def enough(run: Run) -> Answer:
 
 
 def released(run: Run) -> Answer:
+    """Yes: they are files of the run."""
     return YES, "the code with its configuration; candidates with norms in results/candidates/"
 
 
