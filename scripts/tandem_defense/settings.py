@@ -41,6 +41,7 @@ from jsonschema import Draft202012Validator, validators
 TYPES: dict[str, dict] = {
     "Epsilon": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "Fraction": {"type": "number", "minimum": 0, "maximum": 1},
+    "HeldShare": {"type": "number", "minimum": 0.001, "maximum": 0.5},
     "Smoothing": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "Positive": {"type": "number", "exclusiveMinimum": 0},
     "NonNegative": {"type": "number", "minimum": 0},
@@ -109,6 +110,7 @@ TYPES: dict[str, dict] = {
 }
 Epsilon = Annotated[float, "Epsilon"]  # a size of perturbation, pixels in [0, 1], e.g. 8/255
 Fraction = Annotated[float, "Fraction"]  # a share
+HeldShare = Annotated[float, "HeldShare"]  # a share of pixels that leaves some on both sides
 Smoothing = Annotated[float, "Smoothing"]  # weight of the past in a moving average; 1 never moves
 Positive = Annotated[float, "Positive"]  # a number > 0
 NonNegative = Annotated[float, "NonNegative"]  # a number ≥ 0

@@ -193,3 +193,25 @@ def test_colors_are_means_over_images(folder):
     )
     _, row = rows_of(reproduction.page(folder), "A restored photograph's colors")
     assert row == ["dip", "none", "2", "5.0", "2.0", "0.60", "1.00"]
+
+
+def test_schedules_are_compared_on_the_photographs_that_all_have(folder):
+    row = {"attack": "BIM", "load": 3.0, "threads": 1, "psnr_clean": 20.0, "probability": 0.5}
+    rows = [
+        row | {"run": run, "image": image, "steps": 1000, "stopped": stopped}
+        | {"correct": correct, "core_seconds": seconds}
+        for run, image, stopped, correct, seconds in (
+            ("t-DIPs", "a", 0, 1, 100), ("t-DIPs", "b", 0, 0, 140), ("t-DIPs", "c", 0, 1, 900),
+            ("held out", "a", 300, 1, 40), ("held out", "b", 500, 1, 60),
+        )
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "measured/schedules.csv", index=False)
+    text = reproduction.page(folder)
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.strip("|").split("|")[1:]]
+        for line in text.split("### BIM")[1].splitlines()
+        if line.startswith("|")
+    }
+    assert cells["t-DIPs"] == ["1000", "–", "1 of 2", "0.500", "20.0", "120"]
+    assert cells["held out"] == ["1000", "400", "2 of 2", "0.500", "20.0", "50"]
+    assert "0 % of the rows were measured on a machine without other work" in text

@@ -115,6 +115,32 @@ def test_dip_takes_early_stopping_as_settings():
     assert 0 < int(read.stopped[0]) < 60
     (read,) = DIP(**settings).trace(images[:1], ["a"], [60])
     assert int(read.stopped[0]) == 0
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (images + 0.3 * noise).clamp(0, 1)
+    for kind in (DIP, TandemDIP):
+        extra = {"first_width": 0.125, "first_iterations": (5,)} if kind is TandemDIP else {}
+        defense = kind(stop_held_out=0.2, stop_patience=4, **settings, **extra)
+        (read,) = defense.trace(noisy[:1], ["a"], [60])
+        assert 0 < int(read.stopped[0]) < 60
+
+
+def test_the_tandem_s_second_network_starts_coarse():
+    """DIP₁ is the same, DIP₂ another; the engines agree."""
+    images, settings = photos(2, 130, 128), {"first_iterations": (6,), "first_width": 0.125}
+    restored = {}
+    for coarse, engine in ((0, "fast"), (8, "fast"), (8, "reference")):
+        defense = TandemDIP(iterations=16, coarse=coarse, engine=engine, **settings, **SMALL)
+        for read in defense.trace(images, ["a", "b"], [16]):
+            for i, image, start in zip(read.positions, read.images, read.start, strict=True):
+                restored[coarse, engine, i] = image, start
+    for i in range(2):
+        plain, fast, slow = (
+            restored[c, e, i] for c, e in ((0, "fast"), (8, "fast"), (8, "reference"))
+        )
+        assert torch.equal(plain[1], fast[1]) and (fast[1] - slow[1]).abs().max() < 1e-6
+        assert (fast[0] - slow[0]).abs().max() < 1e-6 < (fast[0] - plain[0]).abs().max()
+    with pytest.raises(ValueError, match="at least 128 × 128 pixels, found 130 × 100"):
+        TandemDIP(coarse=3, **settings, **SMALL)(images[..., :100])
 
 
 def test_float32_stays_near_float64():
@@ -226,6 +252,17 @@ def test_any_size_and_gray(shape):
         (TandemDIP, {"first_iterations": ()}, r"found \(\), allowed is a list of at least 1"),
         (TandemDIP, {"first_norm": "batch"}, "first_norm: found 'batch', allowed is one of"),
         (TandemDIP, {"batch": -1}, "TandemDIP: batch: found -1"),
+        (DIP, {"stop_held_out": 0.9}, "stop_held_out: found 0.9, allowed is a number"),
+        (
+            DIP,
+            {"stop_held_out": 0.1, "stop_window": 9},
+            "stop_window: found 9 beside stop_held_out",
+        ),
+        (DIP, {"stop_held_out": 0.1, "engine": "triton"}, "stop_held_out: found 0.1 beside engine"),
+        (TandemDIP, {"coarse": 9, "stop_window": 9}, "coarse: found 9 beside stop_window 9"),
+        (TandemDIP, {"coarse": 9, "stop_held_out": 0.1}, "coarse: found 9 beside stop_held_out"),
+        (TandemDIP, {"coarse": 9, "engine": "triton"}, "coarse: found 9 beside engine 'triton'"),
+        (DIP, {"stop_patience": 9}, "stop_patience"),
     ],
 )
 def test_wrong_settings_name_what_is_allowed(kind, setting, why):
@@ -240,7 +277,7 @@ def test_the_configuration_and_a_call_have_the_same_settings():
         assert {*schema.schema(target)["properties"], "seed"} == set(kind().settings())
         assert schema.constant(target, "RESTORATION") is True
     assert set(TandemDIP().settings()) - set(DIP().settings()) == {
-        "first_iterations", "first_width", "first_norm",
+        "first_iterations", "first_width", "first_norm", "coarse",
     }  # fmt: skip
 
 

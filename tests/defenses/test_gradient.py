@@ -13,13 +13,19 @@ from tandem_defense.defenses.base import Defense, NoDefense
 from tandem_defense.defenses.comdefend import ComDefend
 from tandem_defense.defenses.controls import JPEG, AverageBlur
 from tandem_defense.defenses.dip import DIP, TandemDIP
+from tandem_defense.defenses.dipdefend import DIPDefend
 from tandem_defense.defenses.hgd import HGD
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.pipeline import registry, schema
 
 QUICK = {"iterations": 2, "feature_scale": 32}
 TANDEM = QUICK | {"first_iterations": (2,), "first_width": 0.125}
-WITHOUT = {"jpeg": (JPEG, {}), "dip": (DIP, QUICK), "tdips": (TandemDIP, TANDEM)}
+WITHOUT = {
+    "jpeg": (JPEG, {}),
+    "dip": (DIP, QUICK),
+    "tdips": (TandemDIP, TANDEM),
+    "dipdefend": (DIPDefend, {"iterations": 2}),
+}
 EXACT = {
     "none": (NoDefense, {}),
     "blur": (AverageBlur, {}),

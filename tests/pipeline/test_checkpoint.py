@@ -30,7 +30,7 @@ from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import checkpoint, classes
 from tandem_defense.pipeline.restore import restore as run
 from tandem_defense.restoration import native
-from tandem_defense.restoration.stopping import EarlyStopping, Monitor
+from tandem_defense.restoration.stopping import EarlyStopping, VarianceMonitor
 
 CLASSIFIER = {
     "class": "tandem_defense.classifiers.small:SmallCNN",
@@ -205,16 +205,19 @@ def test_early_stopping_goes_on_in_another_place():
     outputs[10:15] = outputs[10] + 0.01 * outputs[10:15]  # the steadiest
     rule, shape, cpu = EarlyStopping(4, 9), torch.Size((1, 3, 4, 4)), torch.device("cpu")
     for moved in (2, 7, 12, 20):
-        plain, other = Monitor(rule, shape, cpu), Monitor(rule, torch.Size((2, 3, 4, 4)), cpu)
+        plain, other = (
+            VarianceMonitor(rule, shape, cpu),
+            VarianceMonitor(rule, torch.Size((2, 3, 4, 4)), cpu),
+        )
         other.update(outputs[:2], outputs[:2])
         for i, output in enumerate(outputs):
             if i == moved:
-                other.reset(1)
+                other.begin(1, outputs[0], None)
                 other.resume(1, plain.save(0))
             plain.update(output[None], output[None])
             other.update(output.expand(2, -1, -1, -1), output.expand(2, -1, -1, -1))
         assert plain.stopped[0] and 13 <= plain.best_iteration[0] <= 15
-        for name in Monitor.LANES:
+        for name in VarianceMonitor.LANES:
             assert torch.allclose(getattr(plain, name)[0], getattr(other, name)[1])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from priors import PRIORS, apart, run, settings, tasks
 
-from tandem_defense.restoration import lanes, reference
+from tandem_defense.restoration import capacity, lanes, reference
 from tandem_defense.restoration.reference import Task
 
 
@@ -51,7 +51,7 @@ def test_any_other_error_is_the_caller_s(monkeypatch):
     [(125, 64, 63), (50, 64, 50), (125, 50, 42), (1, 64, 1), (65, 64, 33)],
 )
 def test_the_last_round_is_as_full_as_the_first(images, most, used):
-    assert lanes.balanced(images, most) == used
+    assert capacity.balanced(images, most) == used
 
 
 def test_a_checkpoint_of_all_lanes_fits_the_cpu_s_memory(monkeypatch):
@@ -63,9 +63,9 @@ def test_a_checkpoint_of_all_lanes_fits_the_cpu_s_memory(monkeypatch):
         return lanes.Fit(architecture, count, image, settings((1,), precision="float32"))
 
     state = sum(value.nbytes for value in build(1).save(0).values())
-    monkeypatch.setattr(lanes, "free_memory", lambda device: int(6.5 * state))
-    assert lanes.most_lanes(build, image, window=0) == 3
-    assert lanes.most_lanes(build, image, window=100) < 3
+    monkeypatch.setattr(capacity, "free_memory", lambda device: int(6.5 * state))
+    assert capacity.most_lanes(build, image, images=0) == 3
+    assert capacity.most_lanes(build, image, images=106) < 3
 
 
 def test_random_numbers_are_drawn_once_each_and_before_a_lane_is_free(monkeypatch):

@@ -367,6 +367,41 @@ def colors(file: Path, why: dict, config: dict) -> str:
     return _table([*head, *(f"saturation at {n}" for n in steps)], rows, 2)
 
 
+def schedules(file: Path, why: dict, config: dict) -> str:
+    """What the schedules of schedules.py cost in accuracy and in time.
+
+    Only photographs that all runs have under an attack, so that a column's lines are of the same.
+    """
+    table, parts = pd.read_csv(file), []
+    for attack, rows in table.groupby("attack", sort=False):
+        of = rows.groupby("image")["run"].nunique()
+        shared = rows[rows["image"].isin(of.index[of == rows["run"].nunique()])]
+        lines = []
+        for (run, steps), some in shared.groupby(["run", "steps"], sort=False):
+            stopped = some["stopped"][some["stopped"] > 0]
+            lines.append(
+                (
+                    run,
+                    steps,
+                    f"{stopped.median():.0f}" if len(stopped) else "–",
+                    f"{some['correct'].sum()} of {len(some)}",
+                    f"{some['probability'].mean():.3f}",
+                    f"{some['psnr_clean'].mean():.1f}",
+                    f"{some['core_seconds'].median():.0f}",
+                )
+            )
+        if lines:
+            head = ["run", "steps", "taken at, median", "correct"]
+            head += ["probability of the true class", "PSNR to the clean image, dB"]
+            parts.append(f"### {attack}\n\n{_table([*head, 'core-seconds, median'], lines, 1)}")
+    alone = (table["load"] <= table["threads"]).mean()
+    parts.append(
+        f"{100 * alone:.0f} % of the rows were measured on a machine without other work; the others"
+        " shared caches and memory, which makes core-seconds more, and not evenly so.\n"
+    )
+    return "\n".join(parts)
+
+
 def autoencoder_training(file: Path, why: dict, config: dict) -> str:
     """What becomes of the baseline as it trains on."""
     rows = [
@@ -453,6 +488,7 @@ SECTIONS = {
     ),
     "table1.csv": ("t-DIPs, Table 1, on photographs", table1),
     "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tandem),
+    "schedules.csv": ("Beyond the paper: shorter schedules, and DIPDefend", schedules),
     "colors.csv": ("A restored photograph's colors", colors),
     "claims.csv": ("What the t-DIPs paper claims in words", claims),
     "figure3.png": ("Figure 3: DIP alone", picture),

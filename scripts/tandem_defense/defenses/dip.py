@@ -21,9 +21,9 @@ from tandem_defense.restoration.reference import (
     dip1,
     dip2,
 )
-from tandem_defense.restoration.stopping import EarlyStopping
+from tandem_defense.restoration.stopping import EarlyStopping, HeldOut
 from tandem_defense.seeds import derive_seed
-from tandem_defense.settings import Count, Positive, Smoothing, Steps
+from tandem_defense.settings import Count, HeldShare, Positive, Size, Smoothing, Steps
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,10 @@ class DIP(Defense):
     stop_window : with `stop_patience`, stop an image whose outputs were steadiest (smallest
         variance over so many steps) that many steps ago, and take its average from then; null:
         never, as in the paper
-    stop_patience : see `stop_window`
+    stop_held_out : with `stop_patience`, a share of the pixels, from 0.001 to 0.5, that the fit
+        does not see; stop an image whose average had its smallest error there that many steps ago,
+        and take that average; null: never
+    stop_patience : see `stop_window` and `stop_held_out`
     precision : what is computed in: ``float32``; ``tf32`` and ``bf16`` are faster and less exact
         (docs/restoration.md), ``float64`` is for tests. Images of another type are converted, and
         the result has theirs: float64 images come back as float64 with float32's accuracy
@@ -102,13 +105,21 @@ class DIP(Defense):
     norm: Literal["instance", "affine", "none"] = "instance"
     initial_weights: Literal["torch", "he"] = "torch"
     stop_window: Count | None = None
+    stop_held_out: HeldShare | None = None
     stop_patience: Count = 100
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     engine: Literal["fast", "reference", "triton"] = "fast"
     batch: Count | None = None
     seed: int = 0
 
-    ONLY_IF = {"stop_patience": "stop_window is not None", "batch": "engine != 'reference'"}
+    CONDITIONS = {
+        "stop_window is None or stop_held_out is None": "give one rule to stop by, or none",
+        "stop_held_out is None or engine != 'triton'": "that engine fits all pixels, take fast",
+    }
+    ONLY_IF = {
+        "stop_patience": "stop_window is not None or stop_held_out is not None",
+        "batch": "engine != 'reference'",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +131,11 @@ class DIP(Defense):
 
     def fit_settings(self, readouts: Sequence[int]) -> FitSettings:
         """How the U-Net is fitted; ValueError for read-outs that are not ascending or not ≥ 1."""
-        stop = EarlyStopping(self.stop_window, self.stop_patience) if self.stop_window else None
+        stop = None
+        if self.stop_window:
+            stop = EarlyStopping(self.stop_window, self.stop_patience)
+        elif self.stop_held_out:
+            stop = HeldOut(self.stop_held_out, self.stop_patience)
         return FitSettings(
             readouts=tuple(readouts),
             learning_rate=self.learning_rate,
@@ -196,6 +211,8 @@ class TandemDIP(DIP):
     first_width : DIP₁'s widths are multiplied by this
     first_norm : after DIP₁'s convolutions, as `norm` is after DIP₂'s; without one DIP₁ is still a
         flat image after 100 steps (docs/choices.md)
+    coarse : so many first steps of DIP₂ fit the image at half its size, a quarter
+        of the pixels; the weights carry over. Images need at least 128 pixels on each side; 0: none
 
     The other settings are DIP's; `iterations` is λ₂, and early stopping is DIP₂'s.
     """
@@ -203,6 +220,15 @@ class TandemDIP(DIP):
     first_iterations: Steps = (100,)
     first_width: Positive = 1.0
     first_norm: Literal["affine", "instance", "none"] = "affine"
+    coarse: Size = 0
+
+    CONDITIONS = {  # DIP's two, and those of `coarse`
+        "stop_window is None or stop_held_out is None": "give one rule to stop by, or none",
+        "stop_held_out is None or engine != 'triton'": "that engine fits all pixels, take fast",
+        "coarse == 0 or stop_window is None": "early stopping compares outputs of one size",
+        "coarse == 0 or stop_held_out is None": "early stopping compares outputs of one size",
+        "coarse == 0 or engine != 'triton'": "that engine has one size of image, take fast",
+    }
 
     def priors(self) -> tuple[Architecture, Architecture]:
         """DIP₁, which is fed with noise, and DIP₂, which is fed with DIP₁'s output."""
@@ -238,7 +264,7 @@ class TandemDIP(DIP):
             for target, name, start in zip(targets, names, first, strict=True)
         ]
         _, unet = self.priors()
-        for read in self._fit(unet, tasks, settings):
+        for read in self._fit(unet, tasks, replace(settings, coarse=self.coarse)):
             points = [divmod(i, len(names)) for i in read.positions]
             # Lanes may hold images of several λ₁.
             for number in sorted({number for number, _ in points}):

@@ -60,6 +60,7 @@ DEFENSES = {
     "magnet": "tandem_defense.defenses.magnet:MagNet",
     "dip": "tandem_defense.defenses.dip:DIP",
     "tdips": "tandem_defense.defenses.dip:TandemDIP",
+    "dipdefend": "tandem_defense.defenses.dipdefend:DIPDefend",
 }
 TABLES = {
     "accuracy": "tandem_defense.artifacts.accuracy:Accuracy",

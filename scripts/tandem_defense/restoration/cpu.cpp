@@ -1457,6 +1457,7 @@ template <class T> struct Head : Layer<T> {
     int real_in;
     Weights<T> weights;  // three rows of from.c; three biases
     Array<T> target, image;
+    std::vector<T> weight;  // what each pixel's squared error counts; empty: 1
     double loss = 0;
 
     Head(Map<T>& from, int in)
@@ -1497,7 +1498,7 @@ template <class T> struct Head : Layer<T> {
                         T x = logits[p * WIDE + o] + weights.value[3 * c + o];
                         T y = 1 / (1 + std::exp(-x)), d = y - target[o * n + start + p];
                         image[o * n + start + p] = y;
-                        sum += double(d) * d;
+                        sum += double(d) * d * (weight.empty() ? 1 : weight[start + p]);
                     }
             }
             losses[part] = sum;
@@ -1521,6 +1522,7 @@ template <class T> struct Head : Layer<T> {
                     for (int o = 0; o < 3; o++) {
                         T y = image[o * n + p];
                         d[o] = (y - target[o * n + p]) * (2 / T(3 * n)) * y * (1 - y);
+                        if (!weight.empty()) d[o] *= weight[p];
                         sum[3 * from.c + o] += d[o];
                     }
                     for (int c = 0; c < from.c; c += V<T>) {
@@ -1628,7 +1630,7 @@ template <class T> struct Network {
         finish(x, n[7]);
     }
 
-    void start(const T* parameters, const T* input, const T* image) {
+    void start(const T* parameters, const T* input, const T* image, const T* weight) {
         for (auto* layer : declared) {
             layer->reset();
             layer->visit([&](Weights<T>& w, long i) { w.value[i] = *parameters++; });
@@ -1637,6 +1639,7 @@ template <class T> struct Network {
         for (int c = 0; c < inputs; c++)
             for (long p = 0; p < z.pixels(); p++) z.value[p * z.c + c] = input[c * z.pixels() + p];
         std::copy(image, image + head->target.size, head->target + 0);
+        head->weight.assign(weight, weight ? weight + z.pixels() : weight);
         steps = 0;
     }
 
@@ -1707,8 +1710,9 @@ double fit(Network<T>* net, int threads, int steps, double rate, double smoothin
     void* prior_new_##NAME(int h, int w, int inputs, const int* widths, int kind, int norm) {     \
         return build<T>(h, w, inputs, widths, kind, norm);                                        \
     }                                                                                             \
-    void prior_start_##NAME(void* net, const T* parameters, const T* input, const T* image) {     \
-        static_cast<Network<T>*>(net)->start(parameters, input, image);                           \
+    void prior_start_##NAME(void* net, const T* parameters, const T* input, const T* image,       \
+                            const T* weight) {                                                    \
+        static_cast<Network<T>*>(net)->start(parameters, input, image, weight);                   \
     }                                                                                             \
     void prior_save_##NAME(void* net, T* value, T* mean, T* square) {                             \
         static_cast<Network<T>*>(net)->save(value, mean, square);                                 \

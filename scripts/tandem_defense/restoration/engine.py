@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 
 from tandem_defense.device import tf32
-from tandem_defense.restoration import lanes, native, reference
+from tandem_defense.restoration import coarse, lanes, native, reference
 from tandem_defense.restoration.reference import Architecture, FitSettings, ReadOut, Task
+from tandem_defense.restoration.stopping import HeldOut
 from tandem_defense.settings import Count, check
 
 Engine = Literal["fast", "reference", "triton"]
@@ -35,8 +36,9 @@ def fit(
         as PyTorch has threads. Fewer images than threads have several threads each
     progress : called after every few steps with the number of image-steps
 
-    Raises ValueError for a precision that the device or the engine does not have or a device that
-    the engine does not run on, ImportError for ``triton`` where Triton is not installed, and
+    Raises ValueError for a precision that the device or the engine does not have, a device that
+    the engine does not run on, coarse steps of images below 128 × 128 pixels, and coarse steps or
+    held-out pixels with ``triton``, ImportError for ``triton`` where Triton is not installed, and
     MemoryError or torch.OutOfMemoryError where not even one image fits.
     """
     check("fit", {"engine": Engine, "batch": Count | None}, {"engine": engine, "batch": batch})
@@ -45,6 +47,11 @@ def fit(
     device = tasks[0].target.device
     if settings.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision tf32 needs a CUDA GPU, found {device.type}: use float32")
+    coarse.check(settings.coarse, tasks[0].target.shape[1:])
+    if engine == "triton" and (settings.coarse or isinstance(settings.stop, HeldOut)):
+        raise ValueError(
+            "the engine triton has neither coarse steps nor held-out pixels: use engine fast"
+        )
     if engine == "reference":
         reads = reference.fit(architecture, tasks, settings, progress=progress)
     else:

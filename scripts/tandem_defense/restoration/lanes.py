@@ -10,6 +10,7 @@ It also runs on the CPU, for bfloat16 and where no compiler is (native.py is sev
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -18,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tandem_defense.device import cpus, free_memory, is_out_of_memory
+from tandem_defense.device import cpus, is_out_of_memory
+from tandem_defense.restoration import coarse
+from tandem_defense.restoration.capacity import balanced, most_lanes
 from tandem_defense.restoration.record import Record, State
 from tandem_defense.restoration.reference import (
     Architecture,
@@ -28,13 +31,9 @@ from tandem_defense.restoration.reference import (
     draw,
     shapes,
 )
-from tandem_defense.restoration.stopping import Monitor
 
 log = logging.getLogger(__name__)
 
-MOST = 64  # lanes; more gain nothing once every kernel fills the device
-SHARE = 0.8  # of the free memory
-HOST_SHARE = 0.5  # of the free memory of the CPU, which holds a checkpoint of all lanes
 SLICE = 10  # steps between two looks at whether to save, or whether an image has stopped
 AHEAD = 8  # images whose random numbers are drawn before a lane is free
 
@@ -210,6 +209,7 @@ class Fit:
         self.optimizer = Adam(self.network, settings.learning_rate)
         self.input = torch.zeros(lanes, architecture.inputs, *size, device=device, dtype=dtype)
         self.target = torch.zeros(lanes, 3, *size, device=device, dtype=dtype)
+        self.weight = torch.ones(lanes, 1, *size, device=device, dtype=dtype)
         self.output, self.average = torch.zeros_like(self.target), torch.zeros_like(self.target)
         self.loss = torch.zeros(lanes, device=device, dtype=dtype)
         self.graph = self._capture() if device.type == "cuda" else None
@@ -236,11 +236,22 @@ class Fit:
             self._step()
         return graph
 
-    def start(self, lane: int, parameters: Tensor, z: Tensor, target: Tensor) -> None:
-        """Begin with another image in a lane."""
+    def start(
+        self,
+        lane: int,
+        parameters: Tensor,
+        z: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+    ) -> None:
+        """Begin with another image in a lane.
+
+        weight : (1, H, W), what a pixel's squared error counts; None: 1
+        """
         set_lane(self.network.weights, self.network.lanes, lane, parameters)
         self.optimizer.reset(lane)
         self.input[lane], self.target[lane] = z, target
+        self.weight[lane] = 1 if weight is None else weight
 
     def save(self, lane: int) -> State:
         """A lane's state, on the CPU."""
@@ -273,7 +284,7 @@ class Fit:
         half = torch.autocast(device, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
         with half:
             output = self.network(self.input)
-        loss = (output - self.target).square().mean((1, 2, 3))
+        loss = (self.weight * (output - self.target).square()).mean((1, 2, 3))
         # The sum over images gives every lane the gradients that it would have alone.
         loss.sum().backward()
         self.optimizer.step()
@@ -292,6 +303,8 @@ class Lanes:
     working : per lane, the task that it works on; None: nothing
     done : per lane, its task's steps so far
     stopped : per lane, whether early stopping has ended its task
+    waiting : tasks that are to be done; what of the record's is waiting if it is not given
+    coarse : whether this is the part at half the resolution, which ends after the coarse steps
     """
 
     def __init__(
@@ -302,8 +315,16 @@ class Lanes:
         record: Record,
         progress: Callable[[int], None] | None,
         pool: ThreadPoolExecutor,
+        waiting: deque[int] | None = None,
+        coarse: bool = False,
     ):
         self.fit, self.tasks, self.readouts = fit, tasks, settings.readouts
+        self.size, self.stop = tasks[0].target.shape[1:], settings.stop
+        self.waiting = record.waiting if waiting is None else waiting
+        self.coarse = coarse
+        self.last = settings.readouts[-1]  # step
+        if coarse:
+            self.last = min(self.last, settings.coarse)
         self.record, self.progress, self.pool = record, progress, pool
         lanes = fit.network.lanes
         self.drawn: dict[int, Future] = {}
@@ -311,7 +332,7 @@ class Lanes:
         self.done, self.stopped = [0] * lanes, [False] * lanes
         self.monitor = None
         if settings.stop:
-            self.monitor = Monitor(settings.stop, fit.target.shape, fit.target.device)
+            self.monitor = settings.stop.monitor(fit.target.shape, fit.target.device)
 
     def run(self) -> Iterator[ReadOut]:
         """All read-outs, as they come."""
@@ -324,7 +345,7 @@ class Lanes:
 
     def _fill(self) -> list[int]:
         """Give waiting tasks to free lanes; returns the lanes that have work."""
-        waiting = self.record.waiting
+        waiting = self.waiting
         free = [lane for lane, task in enumerate(self.working) if task is None][: len(waiting)]
         self._draw(len(free))
         for lane in free:
@@ -336,16 +357,19 @@ class Lanes:
     def _draw(self, count: int) -> None:
         """Draw the random numbers of the tasks that wait first, beside the device's work."""
         architecture = self.fit.network.architecture
-        for position in islice(self.record.waiting, count):
+        for position in islice(self.waiting, count):
             if position not in self.drawn:
                 self.drawn[position] = self.pool.submit(draw, architecture, self.tasks[position])
 
     def _start(self, lane: int, position: int, parameters: Tensor, z: Tensor) -> None:
         """Begin with a task in a lane, or go on where an earlier run was."""
         self.working[lane], self.done[lane] = position, 0
-        self.fit.start(lane, parameters, z, self.tasks[position].target)
-        if self.monitor:
-            self.monitor.reset(lane)
+        target, weight = self.tasks[position].target, None
+        if self.stop:
+            weight = self.stop.weight(target, self.tasks[position].seed)
+            self.monitor.begin(lane, target, weight)
+        pair = [coarse.halve(x) for x in (z, target)] if self.coarse else [z, target]
+        self.fit.start(lane, parameters, *pair, *([] if weight is None else [weight]))
         if state := self.record.begin(position):
             self.fit.resume(lane, state)
             self.done[lane] = int(state["iteration"])
@@ -354,7 +378,8 @@ class Lanes:
 
     def _advance(self, active: list[int]) -> None:
         """Take a few steps, not beyond any lane's next read-out."""
-        ahead = (n - self.done[lane] for lane in active for n in self.readouts)
+        ends = (*self.readouts, self.last)
+        ahead = (n - self.done[lane] for lane in active for n in ends)
         steps = min(SLICE, *(n for n in ahead if n > 0))
         for _ in range(steps):
             self.fit.step()
@@ -392,12 +417,16 @@ class Lanes:
                 loss[i] = F.mse_loss(output[i], fit.target[lane])
                 taken[i] = self.monitor.best_iteration[lane]
         positions = tuple(self.working[lane] for lane in lanes)
+        output, average = (coarse.enlarge(x, self.size) for x in (output, average))
         return ReadOut(positions, iteration, output, average, loss, taken)
 
     def _release(self, active: list[int]) -> None:
-        """Free the lanes whose tasks are done."""
+        """Free the lanes whose tasks are done, or go on at the whole resolution."""
         for lane in active:
-            if self.stopped[lane] or self.done[lane] == self.readouts[-1]:
+            if self.stopped[lane] or self.done[lane] == self.last:
+                if self.last < self.readouts[-1]:
+                    state = coarse.refined(self.fit.save(lane), self.size)
+                    self.record.hand(self.working[lane], state)
                 self.working[lane] = None
 
     def _states(self) -> dict[int, State]:
@@ -427,8 +456,22 @@ def fit(
     def build(lanes: int) -> Fit:
         return kind(architecture, lanes, like, settings)
 
-    window = settings.stop.window if settings.stop else 0
-    most = min(batch or most_lanes(build, like, window), len(tasks))
+    def run(lanes: int) -> Iterator[ReadOut]:
+        rest = (tasks, settings, record, progress, pool)
+        if not settings.coarse:
+            yield from Lanes(build(lanes), *rest).run()
+            return
+        # One batch: the states between the two resolutions wait in memory.
+        batch = [record.waiting.popleft() for _ in range(lanes)]
+        early = deque(i for i in batch if record.steps(i) < settings.coarse)
+        if early:
+            half = kind(architecture, len(early), coarse.halve(like), settings)
+            yield from Lanes(half, *rest, early, coarse=True).run()
+        if late := deque(i for i in batch if record.steps(i)):
+            yield from Lanes(build(len(late)), *rest, late).run()
+
+    images = settings.stop.images if settings.stop else 0
+    most = min(batch or most_lanes(build, like, images), len(tasks))
     record = Record(architecture.kind, len(tasks), settings.readouts, progress)
     # Random numbers come from the CPU.
     with ThreadPoolExecutor(min(AHEAD, cpus())) as pool:
@@ -437,7 +480,7 @@ def fit(
                 torch.cuda.empty_cache()  # here no exception holds the memory of what failed
             lanes = balanced(len(record.waiting), most)
             try:
-                yield from Lanes(build(lanes), tasks, settings, record, progress, pool).run()
+                yield from run(lanes)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -446,34 +489,3 @@ def fit(
                 most = lanes // 2
                 log.warning("out of memory: going on with %d images at a time", most)
                 record.wait()
-
-
-def balanced(images: int, most: int) -> int:
-    """So many lanes, at most `most`, that the last round has about as many images as the first."""
-    return -(-images // -(-images // most))
-
-
-def most_lanes(build: Callable[[int], Fit], like: Tensor, window: int) -> int:
-    """How many lanes memory holds, measured with one; `window` is early stopping's."""
-    history = (window + 6) * like.numel() * 4 if window else 0  # bytes, of stopping.Monitor
-    if like.device.type != "cuda":
-        return min(8, _checkpointed(build(1), history))
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
-    trial = build(1)
-    trial.step()
-    torch.cuda.synchronize()
-    each = torch.cuda.max_memory_reserved() - before + history
-    most = min(MOST, _checkpointed(trial, history))
-    del trial
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    return max(1, min(most, int(SHARE * free / each)))
-
-
-def _checkpointed(trial: Fit, history: int) -> int:
-    """Of how many lanes the CPU's memory holds a checkpoint, at least 1."""
-    each = sum(value.nbytes for value in trial.save(0).values()) + history
-    free = free_memory(torch.device("cpu"))
-    return MOST if free is None else max(1, int(HOST_SHARE * free / each))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tandem_defense import device
+from tandem_defense.restoration import coarse
 from tandem_defense.restoration.record import Record, State
 from tandem_defense.restoration.reference import (
     Architecture,
@@ -36,7 +37,6 @@ from tandem_defense.restoration.reference import (
     draw,
     shapes,
 )
-from tandem_defense.restoration.stopping import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in ("float32", "float64"):
         signatures = {
             "new": (pointer, [number] * 3 + [pointer] + [number] * 2),
-            "start": (None, [pointer] * 4),
+            "start": (None, [pointer] * 5),
             "save": (None, [pointer] * 4),
             "resume": (None, [pointer] * 5 + [number]),
             "fit": (real, [pointer, number, number, real, real, pointer, pointer]),
@@ -185,16 +185,23 @@ class Network:
         self.average = torch.empty_like(self.output)
         self.size = sum(shape.numel() for shape in shapes(architecture))  # of all parameters
 
-    def start(self, parameters: Tensor, z: Tensor, target: Tensor) -> None:
-        """Begin with these weights (flat), this input and this target."""
+    def start(
+        self, parameters: Tensor, z: Tensor, target: Tensor, weight: Tensor | None = None
+    ) -> None:
+        """Begin with these weights (flat), this input and this target.
+
+        weight : (1, H, W), what a pixel's squared error counts; None: 1
+        """
         expected = (self.inputs, *self.output.shape[1:])
         if z.shape != expected or target.shape != self.output.shape:
             raise ValueError(
                 f"expected an input {expected} and a target {tuple(self.output.shape)},"
                 f" got {tuple(z.shape)} and {tuple(target.shape)}"
             )
-        arrays = [x.detach().to("cpu", self.dtype).contiguous() for x in (parameters, z, target)]
-        self._start(self._handle, *[x.data_ptr() for x in arrays])
+        tensors = (parameters, z, target, *([] if weight is None else [weight]))
+        arrays = [x.detach().to("cpu", self.dtype).contiguous() for x in tensors]
+        pointers = [x.data_ptr() for x in arrays]
+        self._start(self._handle, *pointers, *([None] if weight is None else []))
 
     def save(self) -> State:
         """The state after the latest step, to be copied or kept."""
@@ -236,6 +243,7 @@ class Network:
 class Fit:
     """The fit of one image in a network, which it has to itself until it is done.
 
+    half : the network for images of half the size; None where no steps are coarse
     state : what an earlier run left of this fit, None where it starts
     done : steps so far
     """
@@ -243,26 +251,44 @@ class Fit:
     def __init__(
         self,
         network: Network,
+        half: Network | None,
         architecture: Architecture,
         task: Task,
         settings: FitSettings,
         state: State | None,
     ):
-        self.network, self.settings, self.target = network, settings, task.target
-        self.done, self.loss = 0, torch.nan
+        self.settings, self.target = settings, task.target
+        self.done, self.loss = int(state["iteration"]) if state else 0, torch.nan
         self.slice = max(1, min(SLICE, PIXELS // task.target[0].numel()))  # steps
-        self.monitor = None
+        self.monitor, weight = None, None
         if settings.stop:
-            self.monitor = Monitor(settings.stop, (1, *task.target.shape), torch.device("cpu"))
-        network.start(*draw(architecture, task), task.target)
+            weight = settings.stop.weight(task.target, task.seed)
+            self.monitor = settings.stop.monitor((1, *task.target.shape), torch.device("cpu"))
+            self.monitor.begin(0, task.target, weight)
+        parameters, self.z = draw(architecture, task)
+        self.network, self.whole = network, network
+        if self.done < settings.coarse:
+            self.network = half
+            half.start(parameters, coarse.halve(self.z), coarse.halve(self.target))
+        else:
+            network.start(parameters, self.z, self.target, weight)
         if state:
             self._resume(state)
 
     def _resume(self, state: State) -> None:
         self.network.resume(state)
-        self.done = int(state["iteration"])
         if self.monitor:
             self.monitor.resume(0, state)
+
+    def _refine(self) -> None:
+        """Go on at the whole resolution."""
+        size, half = self.target.shape[1:], self.network
+        state = coarse.refined(self.save(), size)
+        self.network = self.whole
+        self.network.start(state["parameters"], self.z, self.target)
+        self.network.resume(state)
+        self.network.output.copy_(coarse.enlarge(half.output, size))
+        self.network.average.copy_(state["average"])
 
     def save(self) -> State:
         """The state after the latest step."""
@@ -276,18 +302,24 @@ class Fit:
 
     def advance(self, limit: int, threads: int = 1) -> int:
         """Take a few steps, not beyond step `limit`, on `threads` threads; returns how many."""
+        if self.network is not self.whole:
+            limit = min(limit, self.settings.coarse)
         steps = 1 if self.monitor else min(self.slice, limit - self.done)
         self.loss = self.network.fit(
             steps, self.settings.learning_rate, self.settings.smoothing, threads
         )
         self.done += steps
+        if self.done == self.settings.coarse:
+            self._refine()
         if self.monitor:
             self.monitor.update(self.network.output[None], self.network.average[None])
         return steps
 
     def read(self, position: int, iteration: int) -> ReadOut:
         """The image as it is now, as task `position` at read-out `iteration`; a copy."""
-        output, average = self.network.output[None], self.network.average[None]
+        size = self.target.shape[1:]
+        output = coarse.enlarge(self.network.output[None], size)
+        average = coarse.enlarge(self.network.average[None], size)
         loss, taken = average.new_tensor([self.loss]), torch.zeros(1, dtype=torch.long)
         if self.stopped:
             output = average = self.monitor.best.to(average)
@@ -363,16 +395,20 @@ class Workers:
         """What a thread does."""
         position = None
         try:
-            network = Network(
-                self.architecture, *self.tasks[0].target.shape[1:], self.settings.dtype
-            )
+            size = self.tasks[0].target.shape[1:]
+            network, half = self._network(size), None
+            if self.settings.coarse:
+                half = self._network([n // 2 for n in size])
             while (position := self._next()) is not None:
-                self._restore(worker, network, position)
+                self._restore(worker, network, half, position)
         except MemoryError as error:
             self._give_up(position, error)
         except BaseException as error:
             self.queue.put(error)
         self.queue.put(None)
+
+    def _network(self, size: Sequence[int]) -> Network:
+        return Network(self.architecture, *size, self.settings.dtype)
 
     def _next(self) -> int | None:
         """The next image, None where there is none."""
@@ -395,11 +431,11 @@ class Workers:
         else:
             self.queue.put(error)
 
-    def _restore(self, worker: int, network: Network, position: int) -> None:
+    def _restore(self, worker: int, network: Network, half: Network | None, position: int) -> None:
         """Fit one image, to its end or until nobody reads any more."""
         known = self.record.reported[position]
         task, state = self.tasks[position], self.record.begin(position)
-        fit = Fit(network, self.architecture, task, self.settings, state)
+        fit = Fit(network, half, self.architecture, task, self.settings, state)
         for number, wanted in enumerate(self.settings.readouts):
             while fit.done < wanted and not fit.stopped:
                 if self.closed.is_set():

@@ -59,6 +59,14 @@ class Record:
         """The state from which a task goes on, None where it starts."""
         return self._states.pop(position, None)
 
+    def steps(self, position: int) -> int:
+        """How many steps of a task that nobody works on are done."""
+        return int(self._states[position]["iteration"]) if position in self._states else 0
+
+    def hand(self, position: int, state: State) -> None:
+        """Put a task back in the state from which whoever begins with it goes on."""
+        self._states[position] = state
+
     def report(self, position: int, iteration: int) -> None:
         """The caller has taken in a task's read-out."""
         self.reported[position] = self._readouts.index(iteration) + 1

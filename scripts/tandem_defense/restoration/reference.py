@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tandem_defense.restoration.stopping import EarlyStopping, Monitor
-from tandem_defense.settings import Counts, Positive, Smoothing, check
+from tandem_defense.restoration import coarse
+from tandem_defense.restoration.stopping import EarlyStopping, HeldOut
+from tandem_defense.settings import Counts, Positive, Size, Smoothing, check
 
 Z_CHANNELS = 32  # as in the deep-image-prior repository's denoising (docs/choices.md)
 
@@ -82,6 +83,8 @@ class FitSettings:
     learning_rate : Adam's, > 0
     smoothing : weight of the past in the moving average, in [0, 1); it starts at the first output
     stop : early stopping; an image that stops repeats its result at all later read-outs
+    coarse : so many first steps are at half the resolution (coarse.py); read-outs among them are
+        enlarged
     precision : ``float32`` (IEEE's on every device), ``tf32`` (CUDA only),
         ``bf16`` (layers in bfloat16; weights, Adam and averages in float32), ``float64``
 
@@ -91,7 +94,8 @@ class FitSettings:
     readouts: Counts
     learning_rate: Positive
     smoothing: Smoothing
-    stop: EarlyStopping | None = None
+    stop: EarlyStopping | HeldOut | None = None
+    coarse: Size = 0
     precision: Precision = "float32"
 
     def __post_init__(self):
@@ -100,6 +104,11 @@ class FitSettings:
         if list(self.readouts) != sorted(set(self.readouts)):
             raise ValueError(
                 f"FitSettings: readouts: found {self.readouts}, allowed are ascending numbers"
+            )
+        if self.coarse and self.stop:
+            raise ValueError(
+                f"FitSettings: coarse: found {self.coarse} beside early stopping, which compares"
+                " outputs of one size: choose one of the two"
             )
 
     @property
@@ -115,7 +124,8 @@ class ReadOut:
     positions : which tasks, B numbers
     output : (B, 3, H, W) in [0, 1], the networks' latest images; of those that stopped, the average
     average : the same, the exponential moving average of all images so far
-    loss : (B,) mean squared error of `output`
+    loss : (B,) mean squared error of `output`: of a fit, on the pixels that are fitted, at the
+        resolution of the step; of those that stopped, on all
     stopped : (B,) the iteration at which early stopping took the images; 0 where it did not
     """
 
@@ -256,14 +266,22 @@ def fit(
         network = build(architecture)
         nn.utils.vector_to_parameters(parameters, network.parameters())
         network.to(task.target.device, settings.dtype)
-        z, target = (x[None].to(task.target.device, settings.dtype) for x in (z, task.target))
+        target = task.target.to(settings.dtype)
+        whole = [x[None].to(target) for x in (z, task.target)]
+        half = [coarse.halve(x)[None].to(target) for x in (z, task.target)]
+        weight = settings.stop.weight(task.target, task.seed) if settings.stop else None
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-        monitor = Monitor(settings.stop, target.shape, target.device) if settings.stop else None
+        monitor = None
+        if settings.stop:
+            monitor = settings.stop.monitor(whole[1].shape, target.device)
+            monitor.begin(0, target, weight)
+        weight = 1 if weight is None else weight.to(target)
         average, done = None, 0
         for wanted in settings.readouts:
             while done < wanted and not (monitor and monitor.stopped[0]):
-                output = network(z)
-                loss = F.mse_loss(output, target)
+                fed, expected = half if done < settings.coarse else whole
+                output = network(fed)
+                loss = (weight * (output - expected).square()).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -272,6 +290,8 @@ def fit(
                     output if average is None else average.lerp(output, 1 - settings.smoothing)
                 )
                 done += 1
+                if done == settings.coarse:
+                    average = coarse.enlarge(average, target.shape[1:])
                 if monitor:
                     monitor.update(output, average)
                 if progress:
@@ -279,5 +299,6 @@ def fit(
             taken = torch.zeros(1, dtype=torch.long)
             if monitor and monitor.stopped[0]:
                 output = average = monitor.best.to(target)
-                loss, taken = F.mse_loss(output, target), monitor.best_iteration.cpu()
-            yield ReadOut((position,), wanted, output, average, loss[None], taken)
+                loss, taken = F.mse_loss(output, whole[1]), monitor.best_iteration.cpu()
+            shown = [coarse.enlarge(x, target.shape[1:]) for x in (output, average)]
+            yield ReadOut((position,), wanted, *shown, loss[None], taken)
