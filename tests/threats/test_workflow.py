@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 from checkout import planned
 
@@ -62,8 +63,16 @@ def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path)
     files = {str(f.relative_to(results)) for f in results.glob("candidates/*/0/*/*/*/*")}
     owners = [("any", "oblivious"), ("any", "noise"), ("none", "exact"), ("magnet", "exact")]
     assert files == {f"candidates/mine/0/net/{d}/{t}/1-of-1.safetensors" for d, t in owners}
+    lost = {"any": True, "none": False, "magnet": False}
     for file in files:
-        assert read_candidates(results / file).images.shape[:2] == (2, 4)
+        found = read_candidates(results / file)
+        assert found.images.shape[:2] == (2, 4)
+        # an image that a smaller ε took from a defense is not attacked again
+        kept = (found.images[0] == found.images[1]).all((1, 2, 3))
+        knows = "/exact/" in file
+        assert kept.tolist() == (found.deceived[0] if knows else np.zeros(4, bool)).tolist()
+        lost[file.split("/")[4]] |= knows and kept.any()
+    assert all(lost.values())
     answers = pd.read_csv(results / "tables/checklist.csv").set_index("question")["answer"]
     assert answers["Was every defense attacked by one who knows of it?"] == "yes"
     assert answers["Was one tried who needs no gradient, and is he no stronger?"] == "no"

@@ -254,7 +254,7 @@ class Experiment:
         if epsilons is None:
             known = schema.defaults(attack["class"]) | attack["settings"]
             epsilons = [known["epsilon"]] if "epsilon" in known else []
-        return self.entry("threats", name) | {"attack": attack, "epsilons": list(epsilons)}
+        return self.entry("threats", name) | {"attack": attack, "epsilons": sorted(epsilons)}
 
     def threat_classes(self, defense: str, threat: str) -> list[str]:
         """The classes that a threat's job loads beside the classifier's."""

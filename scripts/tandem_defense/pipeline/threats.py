@@ -37,6 +37,9 @@ def attack(
 ) -> None:
     """Candidates of one threat for one chunk of the first `count` images, at every ε of its entry.
 
+    What a smaller ε found lies in a larger one's ball: an image that it took from a defense which
+    answers for sure is not attacked again, and keeps its candidate.
+
     entry : ``class`` and ``settings`` of the threat, its ``attack`` and ``epsilons``
     images : files of the images, ``test``, and of the attacker's own, ``train``
     """
@@ -54,17 +57,29 @@ def attack(
     found |= {name: torch.zeros(shape, dtype=torch.bool) for name in FLAGS}
     part = checkpoint.part("candidates", found, done=[0, 0]).resume()
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // x[0, 0].numel())
+    # An attacker who knows of no defense attacks for all of them, which answer differently.
+    keeps = threat.AWARE and not random(defended)
     for e, epsilon in enumerate(entry["epsilons"] or [None]):
         own = {} if epsilon is None else {"epsilon": epsilon}
         tool = classes.build(entry["attack"] | {"settings": entry["attack"]["settings"] | own})
         for start in range(0, len(chunk), size):
             if [e, start] < part.progress["done"]:
                 continue
-            some = slice(start, start + size)
-            given = (x[some].to(processor), y[some].to(processor))
-            result = threat(tool, net, defended, *given, ids=chunk.ids[some], seed=seed)
-            for name, values in found.items():
-                values[e, some] = getattr(result, name).cpu().to(values.dtype)
+            rows = np.arange(len(chunk))[start : start + size]
+            if e and keeps:
+                for values in found.values():
+                    values[e, rows] = values[e - 1, rows]
+                ids, labels = [chunk.ids[i] for i in rows], chunk.labels[rows]
+                before = found["images"][e, rows]
+                answer = answers(net, defended, before, ids, y=labels, on=processor, n=size)
+                lost = (answer["prediction"] != y[rows]) | answer["rejected"]
+                rows = rows[~lost.numpy()]
+            if len(rows):
+                given = (x[rows].to(processor), y[rows].to(processor))
+                ids = [chunk.ids[i] for i in rows]
+                result = threat(tool, net, defended, *given, ids=ids, seed=seed)
+                for name, values in found.items():
+                    values[e, rows] = getattr(result, name).cpu().to(values.dtype)
             part.progress["done"] = [e, start + size]
             if part.due():
                 part.save()
