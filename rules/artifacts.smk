@@ -1,8 +1,8 @@
 """Tables and figures: one rule for all kinds of each, under the artifact's own name."""
 
-TABLES = demand.artifacts(config, "tables")
-FIGURES = demand.artifacts(config, "figures")
-GALLERY = demand.Gallery(EXPERIMENTS)
+TABLES = artifacts.of(config, "tables")
+FIGURES = artifacts.of(config, "figures")
+GALLERY = artifacts.Gallery(EXPERIMENTS)
 
 
 for table in TABLES:

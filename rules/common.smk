@@ -5,7 +5,7 @@ import tomllib
 
 import yaml
 
-from tandem_defense.pipeline import configuration, demand, schema, stale
+from tandem_defense.pipeline import artifacts, configuration, demand, schema, stale
 
 DOWNLOADS = tomllib.loads((ROOT / "resources/downloads.toml").read_text(encoding="utf-8"))
 

@@ -461,7 +461,8 @@ def test_snakemake_looks_for_a_gpu_unless_the_jobs_run_on_a_cluster(root, config
 def test_validation_needs_no_torch(root):
     program = (
         "import sys; sys.path.insert(0, 'scripts');"
-        "from tandem_defense.pipeline import configuration, demand, registry, schema, stale;"
+        "from tandem_defense.pipeline import artifacts, configuration, demand, registry;"
+        "from tandem_defense.pipeline import schema, stale;"
         "[schema.schema(t) for s in registry.SECTIONS.values() for t in s.values()];"
         "stale.code('attack.py', *registry.ATTACKS.values());"
         "assert not {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)"

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from tandem_defense.pipeline import configuration
-from tandem_defense.pipeline.demand import CLEAN, Experiment, artifacts, selects
+from tandem_defense.pipeline import artifacts, configuration
+from tandem_defense.pipeline.demand import CLEAN, Experiment, selects
 
 
 @pytest.fixture
@@ -110,4 +110,4 @@ def test_several_figures_of_one_kind(config, schema):
     figure = config["figures"]["figure6"]
     config["figures"] = {"one": figure, "two": figure | {"attacks": ["bim"]}}
     configuration.check(config, schema)
-    assert [a.name for a in artifacts(config, "figures")] == ["one", "two"]
+    assert [a.name for a in artifacts.of(config, "figures")] == ["one", "two"]

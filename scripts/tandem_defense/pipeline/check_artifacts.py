@@ -6,8 +6,9 @@ from math import isclose
 from typing import NamedTuple
 
 from tandem_defense.pipeline import demand, schema
+from tandem_defense.pipeline.artifacts import Artifact
 from tandem_defense.pipeline.check_entries import settings_of, unknown, value_of, without_maps
-from tandem_defense.pipeline.demand import Artifact, Experiment
+from tandem_defense.pipeline.demand import Experiment
 
 
 def artifacts(config: dict) -> Iterator[str]:

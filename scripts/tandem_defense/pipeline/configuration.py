@@ -9,6 +9,7 @@ from fractions import Fraction as Rational
 from pathlib import Path
 
 from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline.artifacts import PUBLISHED, shipped
 from tandem_defense.pipeline.check_artifacts import artifacts
 from tandem_defense.pipeline.check_entries import (
     classes_of,
@@ -255,13 +256,13 @@ def _unused(config: dict, downloads: Container[str]) -> Iterator[str]:
 def _names_taken(config: dict, root: Path) -> Iterator[str]:
     """No artifact has the name of a rule; published numbers are there."""
     taken = {*rule_names(root)}
-    known = sorted(file.stem for file in (root / demand.PUBLISHED).glob("*.csv"))
+    known = sorted(file.stem for file in (root / PUBLISHED).glob("*.csv"))
     for section in ("tables", "figures"):
         for name, entry in config.get(section, {}).items():
             path = f"{section}.{name}"
             if name in taken:
                 yield f"{path}: the name is taken by a rule or a table; choose another"
             taken.add(name)
-            shipped = demand.shipped(entry)
-            if shipped and shipped not in known:
-                yield f"{path}.published: {unknown(shipped, known)}, or a .csv of yours"
+            table = shipped(entry)
+            if table and table not in known:
+                yield f"{path}.published: {unknown(table, known)}, or a .csv of yours"
