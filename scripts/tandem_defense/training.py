@@ -179,6 +179,21 @@ def minimize(
         log.info("%s: epoch %d of %d: %s", name, epoch + 1, epochs, means)
 
 
+def crop(images: Tensor, side: int, source: torch.Generator) -> Tensor:
+    """A square of `side` pixels at a random place of each image, (B, C, ≤ side, ≤ side)."""
+    height, width = (min(side, s) for s in images.shape[2:])
+    spare = (images.shape[2] - height, images.shape[3] - width)
+    if spare == (0, 0):
+        return images
+    tops, lefts = (torch.randint(s + 1, (len(images),), generator=source).tolist() for s in spare)
+    return torch.stack(
+        [
+            image[:, top : top + height, left : left + width]
+            for image, top, left in zip(images, tops, lefts, strict=True)
+        ]
+    )
+
+
 def check_images(images: Tensor, channels: int, size: int | None = None) -> None:
     """Raise ValueError unless `images` is (B, `channels`, H, W) floating point (H = W = `size`)."""
     side = "H, W" if size is None else f"{size}, {size}"

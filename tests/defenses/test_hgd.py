@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from trainings import check_seed_and_state, random
 
 from tandem_defense.adam import Adam
-from tandem_defense.defenses.hgd import HGD, STEPS, attack
+from tandem_defense.defenses.hgd import HGD, STEPS, attack, attack_all
 
 TINY = {"widths": (8, 12, 16), "forward_depths": (1, 2, 2), "backward_depths": (1, 2)}
 
@@ -56,6 +56,8 @@ def test_hgd_brings_the_reaction_back(digits, net, guidance):
         classifier=net.train(),
         guidance=guidance,
         epsilon=0.2,
+        crop_epochs=2,
+        side=14,
         epochs=6,
     )
     assert torch.equal(torch.get_rng_state(), state)
@@ -85,13 +87,34 @@ def test_hgd_attacks_fill_their_sizes(digits, net):
     sizes = torch.linspace(0.02, 0.2, 20).view(-1, 1, 1, 1)
     fast = attack(net, images, sizes, 1)
     assert torch.allclose((fast - images).abs().amax((1, 2, 3)), sizes.flatten(), atol=1e-6)
-    assert torch.equal(attack(net, images, sizes, 0), images)
     answers, losses = net(images).argmax(1), []
     for steps in STEPS:
         attacked = attack(net, images, sizes, steps)
         assert ((attacked - images).abs() <= sizes + 1e-6).all()
         losses.append(cross_entropy(net(attacked), answers).item())
-    assert losses[0] < min(losses[1:]) and losses[1] <= losses[-1] * 1.001
+    assert cross_entropy(net(images), answers) < min(losses) and losses[0] <= losses[-1] * 1.001
+
+
+def test_hgd_attacks_its_images_once(digits, net):
+    """All of them, within their sizes, 8-bit, whatever the batch size."""
+    images = digits[0][:30]
+    attacked = attack_all(net, images, 0.2, seed=0, batch_size=7)
+    difference = (attacked / 255 - images).abs().amax((1, 2, 3))
+    assert attacked.dtype == torch.uint8
+    assert (difference > 0).all() and difference.max() <= 0.2 + 0.5 / 255
+    assert difference.min() < 0.05 < 0.15 < difference.max()
+    assert torch.equal(attacked, attack_all(net, images, 0.2, seed=0, batch_size=30))
+    assert not torch.equal(attacked, attack_all(net, images, 0.2, seed=1, batch_size=30))
+    right = net(images).argmax(1)
+    assert (net(attacked / 255).argmax(1) != right).float().mean() > 0.3
+
+
+def test_hgd_starts_as_the_identity(digits, net):
+    """A rate that moves nothing leaves clean images as they are."""
+    model = HGD(channels=1, **TINY)
+    images, labels = digits[0][:40], digits[1][:40]
+    model.fit(images, labels, seed=0, classifier=net, epochs=1, learning_rate=1e-12)
+    assert torch.allclose(model(images), images, atol=1e-6)
 
 
 @pytest.mark.parametrize(

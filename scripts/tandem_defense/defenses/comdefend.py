@@ -18,6 +18,7 @@ from tandem_defense.settings import Count, Counts, Positive, checked
 from tandem_defense.training import (
     check_images,
     check_training,
+    crop,
     generator,
     initialize,
     minimize,
@@ -158,18 +159,3 @@ class ComDefend(Defense):
             also=[draws],
         )
         self.eval()
-
-
-def crop(images: Tensor, side: int, source: torch.Generator) -> Tensor:
-    """A square of `side` pixels at a random place of each image, (B, C, ≤ side, ≤ side)."""
-    height, width = (min(side, s) for s in images.shape[2:])
-    spare = (images.shape[2] - height, images.shape[3] - width)
-    if spare == (0, 0):
-        return images
-    tops, lefts = (torch.randint(s + 1, (len(images),), generator=source).tolist() for s in spare)
-    return torch.stack(
-        [
-            image[:, top : top + height, left : left + width]
-            for image, top, left in zip(images, tops, lefts, strict=True)
-        ]
-    )

@@ -4,6 +4,7 @@ Liao et al., "Defense against Adversarial Attacks Using High-Level Representatio
 Denoiser", CVPR 2018, with the network and the schedule of the authors' released source.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,16 +14,22 @@ from torch.nn import functional
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.defenses.base import Defense
-from tandem_defense.settings import Count, Counts, Epsilon, Positive, checked
+from tandem_defense.pipeline import checkpoint
+from tandem_defense.settings import Count, Counts, Epsilon, Positive, Size, checked
 from tandem_defense.training import (
+    Schedule,
     check_images,
     check_training,
+    constant,
+    crop,
     frozen,
     generator,
     initialize,
     minimize,
     seeded,
 )
+
+log = logging.getLogger(__name__)
 
 
 def block(entry: int, width: int, depth: int, stride: int = 1) -> nn.Sequential:
@@ -101,6 +108,8 @@ class HGD(Defense):
         classifier: Classifier,
         guidance: Literal["logits", "features"] = "logits",
         epsilon: Epsilon = 8 / 255,
+        crop_epochs: Size = 0,
+        side: Count = 128,
         epochs: Count = 30,
         batch_size: Count = 32,
         learning_rate: Positive = 1e-2,
@@ -111,52 +120,88 @@ class HGD(Defense):
         pooled last maps (FGD) of the denoised and of the clean image. The classifier lives on
         the images' device, is in eval mode meanwhile and does not change.
 
-        A batch is a fifth clean images, and a fifth each attacked by :func:`attack` with
-        1 (FGSM), 2, 4 and 8 steps, with a size for each image from U(0, `epsilon`). The release
-        attacks several networks with 1 to 8 steps and whole sizes up to 15/255, beforehand.
-        Adam at `learning_rate`, a tenth of it after 60 % and a hundredth after 90 % of the
-        epochs. Labels are not used: an attack leads away from the classifier's own answer.
-        Raises ValueError for wrong shapes, ranges or settings.
+        It starts as the identity: 1×1 weights of zero. Each image is attacked once, before, see
+        :func:`attack_all`, and a batch shows each as it was or attacked, one as likely as the
+        other. First come `crop_epochs` epochs on random squares of `side` pixels, then `epochs` on
+        whole images, each with Adam at `learning_rate`; in the latter it falls to a tenth after
+        60 % and a hundredth after 90 %. The release attacks several networks, with sizes up to
+        15/255, and has whole images alone. Labels are not used: an attack leads away from the
+        classifier's own answer. Raises ValueError for wrong shapes, ranges or settings.
         """
         check_training(images, labels, self.channels)
         initialize(self, seed)
+        nn.init.zeros_(self.last.weight)
         # The networks' convolutions follow this layout, which needs no reordering on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)
         draws = generator(seed, "attacks")
         respond = classifier if guidance == "logits" else lambda x: classifier.maps(x).mean((2, 3))
 
-        def loss(batch: Tensor) -> dict[str, Tensor]:
-            clean = images[batch]
-            sizes = epsilon * torch.rand((len(batch), 1, 1, 1), generator=draws).to(clean)
-            parts = [part.tensor_split(len(STEPS)) for part in (clean, sizes)]
-            attacked = torch.cat(
-                [attack(classifier, *part) for part in zip(*parts, STEPS, strict=True)]
+        def train(name: str, epochs: int, side: int, schedule: Schedule) -> None:
+            def loss(batch: Tensor) -> dict[str, Tensor]:
+                clean = images[batch]
+                shown = torch.where(
+                    (torch.rand((len(batch), 1, 1, 1), generator=draws) < 0.5).to(clean.device),
+                    clean,
+                    attacked[batch].to(clean) / 255,
+                )
+                shown, clean = crop(torch.cat([shown, clean], 1), side, draws).chunk(2, 1)
+                with torch.no_grad():
+                    wanted = respond(clean)
+                return {guidance: functional.l1_loss(respond(self.forward(shown)), wanted)}
+
+            minimize(
+                loss,
+                [(self.parameters(), learning_rate)],
+                name=name,
+                order=generator(seed, name, "order"),
+                count=len(images),
+                epochs=epochs,
+                batch_size=batch_size,
+                schedule=schedule,
+                also=[*self.buffers(), draws],
             )
-            with torch.no_grad():
-                wanted = respond(clean)
-            return {guidance: functional.l1_loss(respond(self.forward(attacked)), wanted)}
 
         def plateaus(step: int, steps: int) -> tuple[float, float]:
             over = step * epochs // steps / epochs  # the share of whole epochs
             return (1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01), 0.9
 
         with frozen(classifier):
+            attacked = attack_all(classifier, images, epsilon, seed, batch_size)
             self.train()
-            minimize(
-                loss,
-                [(self.parameters(), learning_rate)],
-                name="HGD",
-                order=generator(seed, "HGD", "order"),
-                count=len(images),
-                epochs=epochs,
-                batch_size=batch_size,
-                schedule=plateaus,
-                also=[*self.buffers(), draws],
-            )
+            if crop_epochs:
+                train("squares", crop_epochs, side, constant)
+            train("HGD", epochs, max(images.shape[2:]), plateaus)
         self.eval()
 
 
-STEPS = (0, 1, 2, 4, 8)  # of the attacks on the parts of a training batch, 0 is clean
+STEPS = (1, 2, 4, 8)  # of the attacks on the training images, a quarter of them each
+
+
+def attack_all(
+    classifier: nn.Module, images: Tensor, epsilon: float, seed: int, batch_size: int
+) -> Tensor:
+    """Each image attacked once, (N, C, H, W), 8-bit as the release's files.
+
+    With 1 (FGSM), 2, 4 or 8 steps in turn, and a size for each from U(0, `epsilon`).
+    """
+    attacked = torch.zeros(images.shape, dtype=torch.uint8, device=images.device)
+    sizes = epsilon * torch.rand((len(images), 1, 1, 1), generator=generator(seed, "sizes"))
+    batches = [
+        (steps, batch)
+        for i, steps in enumerate(STEPS)
+        for batch in torch.arange(i, len(images), len(STEPS)).split(batch_size)
+    ]
+    part = checkpoint.part("attacked", {"images": attacked}, done=0).resume()
+    at = part.progress["done"]
+    if at:
+        log.info("attacks: going on after batch %d of %d", at, len(batches))
+    for done, (steps, batch) in enumerate(batches[at:], at):
+        found = attack(classifier, images[batch], sizes[batch].to(images), steps)
+        attacked[batch] = (found * 255).round().to(torch.uint8)
+        part.progress["done"] = done + 1
+        if part.due():
+            part.save()
+    return attacked
 
 
 def attack(classifier: nn.Module, images: Tensor, sizes: Tensor, steps: int) -> Tensor:
@@ -167,7 +212,7 @@ def attack(classifier: nn.Module, images: Tensor, sizes: Tensor, steps: int) -> 
     """
     attacked = images
     with torch.no_grad():
-        answers = classifier(images).argmax(1) if steps else None
+        answers = classifier(images).argmax(1)
     for _ in range(steps):
         attacked = attacked.detach().requires_grad_()
         loss = functional.cross_entropy(classifier(attacked), answers, reduction="sum")

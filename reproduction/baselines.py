@@ -1,0 +1,169 @@
+"""HGD and ComDefend, trained on 160 photographs: how they are to be trained, and what they then do.
+
+python reproduction/baselines.py [--search] [--images 50] [--threads 1] [--settings NAME ...]
+
+The photographs after the 200 that every table evaluates train; 40 of them are held out, and with
+`--search` every setting is measured on these alone. Without it the chosen ones are measured on the
+first evaluation photographs, beside the bare classifier and ComDefend with its released weights,
+where `inputs/comdefend/` has them. Writes measured/baselines.csv, a row per setting, photographs
+and attack. What is there already is not computed again, and a training goes on where it was: stop
+the script and start it again at any time.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from tandem_defense import device  # noqa: E402
+from tandem_defense.attacks.deepfool import DeepFoolLinf  # noqa: E402
+from tandem_defense.attacks.gradient import FGSM  # noqa: E402
+from tandem_defense.attacks.iterative import BIM, MIFGSM  # noqa: E402
+from tandem_defense.classifiers.torchvision import Torchvision  # noqa: E402
+from tandem_defense.datasets.nips2017 import NIPS2017  # noqa: E402
+from tandem_defense.defenses.base import Defense, NoDefense  # noqa: E402
+from tandem_defense.defenses.comdefend import ComDefend  # noqa: E402
+from tandem_defense.defenses.hgd import HGD  # noqa: E402
+from tandem_defense.pipeline import checkpoint  # noqa: E402
+from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
+from tandem_defense.seeds import derive_seed  # noqa: E402
+
+OUTPUT = HERE / "measured/baselines.csv"
+KEPT = HERE / "results/baselines"  # attacked images, weights and checkpoints of trainings
+RELEASED = [HERE / "inputs" / name for name in ComDefend.CHECKPOINT]
+HELD_OUT = 40  # of the 200 photographs, the last ones
+ATTACKS = {
+    "clean": None,
+    "FGSM": FGSM(semantics="minimal", epsilon=8 / 255),
+    "DeepFool": DeepFoolLinf(clip=8 / 255),
+    "BIM": BIM(semantics="corner", epsilon=8 / 255),
+    "MI-FGSM": MIFGSM(semantics="corner", epsilon=8 / 255),
+}
+SEARCH = ("clean", "FGSM", "BIM")  # attacks of the search, those that cost little
+COLUMNS = ["setting", "photographs", "attack", "n", "correct"]
+
+
+def hgd(rate: float, squares: int, whole: int) -> tuple:
+    """(class, settings, training): a quarter of the release's channels, which a CPU can train."""
+    training = {"learning_rate": rate, "crop_epochs": squares, "epochs": whole, "batch_size": 8}
+    return HGD, {"widths": (16, 32, 64, 64, 64)}, training
+
+
+# In the order of the search: first the learning rate, then the length.
+SETTINGS = {
+    "none": (NoDefense, {}, None),
+    "ComDefend, released": (ComDefend, {"weights": "released"}, None),
+    "HGD, rate 1e-3, 10 + 2": hgd(1e-3, 10, 2),
+    "HGD, rate 1e-2, 10 + 2": hgd(1e-2, 10, 2),
+    "HGD, rate 3e-4, 10 + 2": hgd(3e-4, 10, 2),
+    # One square of 32 × 32 pixels of each photograph an epoch.
+    "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}),
+    "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}),
+    "HGD, rate 1e-3, 30 + 5": hgd(1e-3, 30, 5),
+}
+CHOSEN = ("none", "ComDefend, released")  # and what the search says
+
+
+def trained(name: str, net: Torchvision, photos: tuple[Tensor, Tensor]) -> Defense:
+    """The defense, kept once trained."""
+    kind, settings, training = SETTINGS[name]
+    defense = kind(**settings)
+    if name == "ComDefend, released":
+        defense.read_checkpoint(*map(str, RELEASED))
+    if training is None:
+        return defense.eval()
+    file = KEPT / f"{name.replace(',', '').replace(' ', '-')}.safetensors"
+    if file.exists():
+        defense.load_state_dict(load_file(file))
+        return defense.eval()
+    job = {"settings": settings, "training": training, "images": len(photos[0])}
+    extra = {"classifier": net} if kind is HGD else {}
+    with checkpoint.kept(file.with_suffix(".checkpoint"), job):
+        defense.fit(*photos, seed=0, **training, **extra)
+        save_file({k: v.contiguous() for k, v in defense.state_dict().items()}, file)
+    return defense
+
+
+def attacked(attack: str, name: str, net: Torchvision, x: Tensor, y: Tensor) -> Tensor:
+    """The photograph x, (1, 3, H, W), attacked; kept once made."""
+    make = ATTACKS[attack]
+    if make is None or bool(net.predict(x) != y):  # as in the tables: nothing to be done
+        return x
+    file = KEPT / f"attacked/{attack}/{name}.safetensors"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"image": make(net, x, y, seeds=[derive_seed(0, name)]).images}, file)
+    return load_file(file)["image"]
+
+
+@torch.no_grad()
+def right(defense: Defense, attack: str, net: Torchvision, part, where: torch.device) -> int:
+    """How many photographs are classified correctly behind the defense."""
+    total = 0
+    for i, name in enumerate(part.ids):
+        x = to_tensor(part.images[i : i + 1]).contiguous().to(where)
+        y = torch.from_numpy(part.labels[i : i + 1]).to(where)
+        with torch.enable_grad():
+            z = attacked(attack, name, net, x, y).to(where)
+        total += int(net(defense(z, [name])).argmax(1) == y)
+    return total
+
+
+def main() -> None:
+    """Measure what is not in the CSV yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--search", action="store_true")
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    where = device.prepare(options.threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    net = Torchvision(architecture="resnet50").eval()
+    net.read_checkpoint(str(HERE / "inputs/resnet50.safetensors"))
+    net = net.to(where)
+    data = NIPS2017(folder=str(HERE / "inputs/nips2017dev"), test=200, train=200).load()
+    train, held = data["train"][: 200 - HELD_OUT], data["train"][200 - HELD_OUT :]
+    photos = to_tensor(train.images).to(where), torch.from_numpy(train.labels).to(where)
+    part = held if options.search else data["test"][: options.images]
+    photographs = "held out" if options.search else f"first {options.images} evaluated"
+    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=COLUMNS)
+    for name in options.settings or (SETTINGS if options.search else CHOSEN):
+        if name == "ComDefend, released" and not all(file.exists() for file in RELEASED):
+            print("ComDefend, released: left out, its files are not in inputs/comdefend/")
+            continue
+        known = set(
+            table.loc[table["setting"].eq(name), ["photographs", "attack"]].agg(tuple, axis=1)
+        )
+        wanted = [
+            a for a in (SEARCH if options.search else ATTACKS) if (photographs, a) not in known
+        ]
+        if not wanted:
+            continue
+        defense = trained(name, net, photos).to(where)
+        for attack in wanted:
+            row = [
+                name,
+                photographs,
+                attack,
+                len(part.ids),
+                right(defense, attack, net, part, where),
+            ]
+            table = pd.concat([table, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+            table.to_csv(OUTPUT, index=False)
+            print(*row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
