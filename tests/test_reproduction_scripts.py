@@ -1,4 +1,4 @@
-"""The scripts of reproduction/ that measure FUNN, on networks that nobody trained."""
+"""The scripts of reproduction/: FUNN's on networks that nobody trained, Table 1's tables."""
 
 import numpy as np
 import pandas as pd
@@ -48,3 +48,45 @@ def test_every_correct_image_has_a_row_per_attack(script, case, monkeypatch):
         else:
             assert rows["step"].isna().all()
             assert set(rows["distance"].dropna()) <= set(rates.BUDGETS[name])
+
+
+def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import photographs
+
+    def answers(defense, attack, right, steps=(0, 0)):
+        prediction = [1 if hit == "1" else 2 for hit in right]
+        rows = pd.DataFrame({"image": [f"i{i}" for i in range(len(right))], "label": 1})
+        rows = rows.assign(attack=attack, defense=defense, prediction=prediction)
+        rows = rows.assign(first_iterations=steps[0], iteration=steps[1], clean_prediction=1)
+        return rows.assign(rejected=False, success=attack != "clean", linf=0.03, l2=1.0)
+
+    rows = [
+        answers("none", "clean", "1111"),
+        answers("none", "bim", "000"),
+        answers("jpeg", "clean", "1101"),
+        answers("jpeg", "bim", "10"),
+        *(answers("tdips", "bim", "11", (100, step)) for step in range(100, 1001, 100)),
+        answers("tdips", "clean", "1", (100, 1000)),
+        *(answers("dip", "bim", "0", (0, step)) for step in range(100, 1001, 100)),
+    ]
+    photographs.tables(pd.concat(rows)[photographs.COLUMNS], tmp_path)
+    table = pd.read_csv(tmp_path / "table1.csv").set_index(["defense", "attack"])
+    assert table["n"].to_dict() == {
+        ("none", "clean"): 3,
+        ("none", "bim"): 3,
+        ("jpeg", "clean"): 2,
+        ("jpeg", "bim"): 2,
+        ("tdips", "clean"): 1,
+        ("tdips", "bim"): 1,
+    }
+    assert table.loc["jpeg", "accuracy"].tolist() == [1.0, 0.5]
+    assert table.loc[("tdips", "bim"), "iteration"] == 1000
+    pairs = pd.read_csv(tmp_path / "table1_comparisons.csv")
+    pairs = pairs.set_index(["defense_a", "defense_b", "attack"])[["n", "only_a", "only_b"]]
+    assert pairs.loc[("none", "jpeg", "bim")].tolist() == [2, 0, 1]
+    assert pairs.loc[("none", "tdips", "clean")].tolist() == [1, 0, 0]
+    claims = pd.read_csv(tmp_path / "claims.csv")
+    ahead = claims[claims["claim"] == "t-DIPs beats DIP at equal iterations"]
+    holds = ahead.set_index("numbers")["holds"]
+    assert pd.isna(holds["published"]) and holds["measured"]
