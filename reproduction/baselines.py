@@ -2,8 +2,8 @@
 
 python reproduction/baselines.py [--threads 1] [--settings NAME ...]
 
-The photographs after the 200 that every table evaluates: 160 train, on the other 40 every setting is
-measured. Table 1 has the best ones, trained anew on all 200 (`tdips` in config.yaml). Writes
+The photographs after the 200 that every table evaluates: 160 train, on the other 40 every setting
+is measured. Table 1 has the best ones, trained anew on all 200 (`tdips` in config.yaml). Writes
 measured/baselines.csv, a row per setting and attack, beside the bare classifier and, where
 `inputs/comdefend/` has its files, the released ComDefend. What is there already is not computed
 again, and a training goes on where it was: stop the script and start it again at any time.
