@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tandem_defense.artifacts import funn_claims as funn
 from tandem_defense.artifacts import rates
+from tandem_defense.artifacts import schedules as schedule
 from tandem_defense.artifacts.base import PUBLISHED
 from tandem_defense.evaluation.published import read_table
 from tandem_defense.evaluation.statistics import wilson
@@ -368,36 +369,17 @@ def colors(file: Path, why: dict, config: dict) -> str:
 
 
 def schedules(file: Path, why: dict, config: dict) -> str:
-    """What the schedules of schedules.py cost in accuracy and in time.
-
-    Only photographs that all runs have under an attack, so that a column's lines are of the same.
-    """
-    table, parts = pd.read_csv(file), []
-    for attack, rows in table.groupby("attack", sort=False):
-        of = rows.groupby("image")["run"].nunique()
-        shared = rows[rows["image"].isin(of.index[of == rows["run"].nunique()])]
-        lines = []
-        for (run, steps), some in shared.groupby(["run", "steps"], sort=False):
-            stopped = some["stopped"][some["stopped"] > 0]
-            lines.append(
-                (
-                    run,
-                    steps,
-                    f"{stopped.median():.0f}" if len(stopped) else "–",
-                    f"{some['correct'].sum()} of {len(some)}",
-                    f"{some['probability'].mean():.3f}",
-                    f"{some['psnr_clean'].mean():.1f}",
-                    f"{some['core_seconds'].median():.0f}",
-                )
-            )
-        if lines:
-            head = ["run", "steps", "taken at, median", "correct"]
-            head += ["probability of the true class", "PSNR to the clean image, dB"]
-            parts.append(f"### {attack}\n\n{_table([*head, 'core-seconds, median'], lines, 1)}")
-    alone = (table["load"] <= table["threads"]).mean()
+    """What the schedules of schedules.py cost in accuracy and in time, a table per attack."""
+    table = pd.read_csv(file)
+    tables = schedule.compare(table)
+    parts = [
+        f"### {attack}\n\n{_table(list(lines), lines.to_numpy().tolist(), 1)}"
+        for attack, lines in tables.items()
+    ]
     parts.append(
-        f"{100 * alone:.0f} % of the rows were measured on a machine without other work; the others"
-        " shared caches and memory, which makes core-seconds more, and not evenly so.\n"
+        f"{100 * schedule.alone(table):.0f} % of the rows were measured on a machine without other"
+        " work; the others shared caches and memory, which makes core-seconds more, and not evenly"
+        " so.\n"
     )
     return "\n".join(parts)
 
