@@ -50,7 +50,7 @@ def test_mcnemar_is_the_exact_sign_test(only_a, only_b):
     n, k = only_a + only_b, min(only_a, only_b)
     tail = sum(comb(n, i) for i in range(k + 1)) / 2**n
     p_value, *counts = statistics.mcnemar(a, b)
-    assert counts == [only_a, only_b]
+    assert counts == [only_a, only_b, n + 3]
     assert p_value == pytest.approx(min(1.0, 2 * tail))
 
 

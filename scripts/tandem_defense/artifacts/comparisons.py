@@ -5,7 +5,7 @@ from itertools import combinations
 from tandem_defense.artifacts.accuracy import Accuracy
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.printing import Grid, Marks, counts, points
-from tandem_defense.evaluation.rates import correct, select
+from tandem_defense.evaluation.rates import majority, select
 from tandem_defense.evaluation.statistics import mcnemar, paired_interval
 from tandem_defense.extras import extra
 
@@ -32,9 +32,7 @@ class Comparisons(Accuracy):
         """
         cells = self.cells(inputs.predictions, sheet)
         rows = select(inputs.predictions, cells)
-        keys = ["classifier", "attack", "image"]
-        share = correct(rows).groupby([rows[k] for k in [*keys, "defense"]], observed=True).mean()
-        answers = (share > 0.5).unstack("defense")
+        answers = majority(rows, ["defense"])
         tests = []
         for (classifier, attack), some in cells.groupby(["classifier", "attack"], sort=False):
             block = answers.loc[(classifier, attack)]

@@ -22,11 +22,12 @@ CORRECTION = 1.0
 
 
 class McNemar(NamedTuple):
-    """A paired comparison: how often only a, and only b, is correct; exact two-sided p-value."""
+    """a and b on the same `n` images: exact two-sided p-value, and how many only one has right."""
 
     p_value: float
     only_a: int
     only_b: int
+    n: int
 
 
 class Rate(NamedTuple):
@@ -69,7 +70,7 @@ def mcnemar(a_correct, b_correct) -> McNemar:
     image the p-value is 1. Raises ValueError where the shapes differ.
 
     >>> mcnemar([True] * 6 + [False], [False] * 6 + [False])
-    McNemar(p_value=0.03125, only_a=6, only_b=0)
+    McNemar(p_value=0.03125, only_a=6, only_b=0, n=7)
     """
     a, b = np.asarray(a_correct, dtype=bool), np.asarray(b_correct, dtype=bool)
     if a.shape != b.shape:
@@ -77,7 +78,7 @@ def mcnemar(a_correct, b_correct) -> McNemar:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     discordant = only_a + only_b
     p_value = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
-    return McNemar(p_value, only_a, only_b)
+    return McNemar(p_value, only_a, only_b, a.size)
 
 
 def paired_interval(
