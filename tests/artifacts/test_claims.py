@@ -115,7 +115,9 @@ def test_undecided_is_what_paired_tests_leave_open(tmp_path):
     measured = result[result["numbers"] == "measured"].set_index("claim")
     assert measured["holds"].iloc[:3].tolist() == [True, True, False]
     assert measured["decided"].iloc[:3].tolist() == [True, False, False]
-    assert measured["evidence"].iloc[1] == "holds in 1 of 1; undecided in 1 of 1"
+    assert measured["evidence"].iloc[1] == (
+        "holds in 1 of 1: inception_v3 fgsm: 60.0% against 35.0%; undecided in 1 of 1"
+    )
     assert measured["decided"].iloc[3:].isna().all() and measured["images"].isna().all()
     # Six and one of twenty images are discordant, with confidence at most 51.9 and 23.6 %.
     needed = result[result["numbers"] == "published"]["images"]
@@ -129,6 +131,12 @@ def test_undecided_is_what_paired_tests_leave_open(tmp_path):
         ["yes", "undecided"],
     ]
     assert cells[0][4] == f"{needed.iloc[0]:,.0f}" and cells[1][4] == "–"
+
+
+def test_without_pairs_intervals_have_to_lie_apart(published):
+    result = judged(published.assign(low=published["accuracy"] - 0.03))
+    assert result["evidence"].iloc[2].endswith("; undecided in 2 of 4")
+    assert result["evidence"].iloc[0] == "holds in 16 of 16" and result["decided"].iloc[0]
 
 
 def test_one_clear_contradiction_decides(published):
@@ -148,7 +156,7 @@ def test_on_curves_that_agree(published):
     result = judged(published, *GOOD)
     assert result["holds"].iloc[4:].tolist() == [True] * 5
     assert result["evidence"].iloc[5] == "holds in 3 of 3"
-    assert result["evidence"].iloc[8] == "holds in 1 of 1"
+    assert result["evidence"].iloc[8] == "holds in 1 of 1: bim: 1.0% apart at 1200"
 
 
 def test_on_curves_that_disagree(published):
@@ -193,13 +201,17 @@ def test_from_rows_to_a_printed_table(root):
     assert measured["evidence"].iloc[6].startswith("contradicted by 4 of 6: BIM, λ₁ = 100: DIP's")
     assert "60.0% at 400, reached at 100 + 300" in measured["evidence"].iloc[6]
     assert measured["evidence"].iloc[5] == "holds in 6 of 6; undecided in 6 of 6"
-    assert measured["decided"].iloc[4:6].tolist() == [False, False]
+    assert measured["decided"].iloc[4:7].tolist() == [False, False, False]
     lines = markdown(kind.grid(result, frames.CURVES, MARKDOWN)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert cells[0] == ["Claim", "in print", "measured", "evidence here", "images"]
     assert len(cells) == 2 + 9
     assert cells[7][:3] == ["t-DIPs beats DIP at equal iterations", "–", "undecided"]
-    assert cells[8][:3] == ["t-DIPs needs fewer iterations (λ₁ + λ₂ to DIP's best)", "–", "no"]
+    assert cells[8][:3] == [
+        "t-DIPs needs fewer iterations (λ₁ + λ₂ to DIP's best)",
+        "–",
+        "undecided",
+    ]
     assert frames.check_latex(latex(kind.grid(result, frames.CURVES, LATEX))) == 5
 
 

@@ -10,7 +10,13 @@ from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.curve import Curve
 from tandem_defense.artifacts.printing import Grid, Marks
 from tandem_defense.evaluation.rates import CELL, majority
-from tandem_defense.evaluation.statistics import McNemar, images_to_decide, mcnemar, wilson
+from tandem_defense.evaluation.statistics import (
+    McNemar,
+    images_to_decide,
+    mcnemar,
+    paired_interval,
+    wilson,
+)
 from tandem_defense.extras import extra
 from tandem_defense.settings import (
     AttackNames,
@@ -97,7 +103,8 @@ class Claims(Accuracy):
 
         holds : as the shares stand; NA where there is nothing to judge by
         decided : whether paired tests say the same: all comparisons of a claim that holds, one
-            that contradicts of a claim that does not. NA in print and where no test says
+            that contradicts of a claim that does not; of the share of clean accuracy that is left,
+            intervals. NA in print and where no test says
         evidence : the cells that contradict, and how many comparisons are undecided
         images : on how many images all comparisons of a claim would be decided, each in four of
             five experiments, if the published accuracies are the true ones. The discordance is the
@@ -134,7 +141,7 @@ class Claims(Accuracy):
     ) -> pd.DataFrame:
         """The claims on one table of accuracies (columns of Table 1) and Figure 6's points.
 
-        tests : of two accuracies on the same measured images
+        tests : of two accuracies on the same measured images, None where they are not
         printed : the accuracies are the paper's: its images are not here, so nothing is decided,
             but how many images would do so is known
         """
@@ -148,8 +155,10 @@ class Claims(Accuracy):
                 if test is not None:
                     discordance = wilson(test.only_a + test.only_b, test.n)[1]
                 images = images_to_decide(a.share, b.share, discordance)
-            elif test is not None:
-                clear = test.p_value < LEVEL
+            else:
+                # Accuracies that are not of the same images: clear where their intervals lie apart.
+                apart = a.low > b.high or a.high < b.low
+                clear = apart if test is None else test.p_value < LEVEL
             text = f"{place}: {a.share:.1%} against {b.share:.1%}"
             return Check(bool(a.share > b.share), text, clear, images)
 
@@ -192,12 +201,14 @@ class Claims(Accuracy):
                 lines, cells, label, compare
             ),
             f"{ours} beats DIP at equal iterations": self._outperforms(lines, label, compare),
-            f"{ours} needs fewer iterations (λ₁ + λ₂ to DIP's best)": self._faster(lines, label),
+            f"{ours} needs fewer iterations (λ₁ + λ₂ to DIP's best)": self._faster(
+                lines, label, compare
+            ),
             f"under {words} accuracy rises, then falls": self._rises_and_falls(
                 lines, label, compare
             ),
             f"in late iterations (from {late}) λ₁ hardly matters (≤ {HARDLY:.0%})": self._alike(
-                lines, label, late
+                lines, label, late, tests
             ),
         }
         verdicts = [(claim, *_verdict(checks)) for claim, checks in claims.items()]
@@ -270,21 +281,29 @@ class Claims(Accuracy):
                 for i in shared
             }
             behind = [i for i, point in points.items() if not point.holds]
-            text = (
-                f"{label.get(attack, attack)}, λ₁ = {first}: not ahead at {_ranges(behind, shared)}"
-            )
-            text += f" ({len(behind)} of {len(shared)})"
+            text = f"{label.get(attack, attack)}, λ₁ = {first}: "
+            text += f"not ahead at {_ranges(behind, shared)} " if behind else "behind nowhere "
+            text += f"({len(behind)} of {len(shared)})"
             checks.append(Check(not behind, text, _decided(list(points.values()))))
         return checks
 
-    def _faster(self, lines, label) -> list[Check]:
+    def _faster(self, lines, label, compare) -> list[Check]:
+        """As good as DIP ever is, sooner; clear where it is ahead of DIP at as many steps then.
+
+        Where it never is, clear where its own best is behind.
+        """
         checks = []
         for attack, first, line, dip in self._pairs(lines):
             slow, goal = dip["accuracy"].idxmax(), dip["accuracy"].max()
             there = line.index[line["accuracy"] >= goal]
             text = f"{label.get(attack, attack)}, λ₁ = {first}: DIP's best {goal:.1%} at {slow}, "
             text += f"reached at {first} + {there[0]}" if len(there) else "never reached"
-            checks.append(Check(bool(len(there) and first + there[0] < slow), text))
+            at = there[0] if len(there) else line["accuracy"].idxmax()
+            holds = bool(len(there) and first + at < slow)
+            same = dip.index[dip.index >= first + at][0] if holds else slow
+            both = (_point(line, at), _point(dip, same))
+            clear = compare(self.curve_classifier, attack, *both, "").clear
+            checks.append(Check(holds, text, clear))
         return checks
 
     def _rises_and_falls(self, lines, label, compare) -> list[Check]:
@@ -300,7 +319,8 @@ class Claims(Accuracy):
                 checks.append(Check(all(c.holds for c in both), text, _decided(both)))
         return checks
 
-    def _alike(self, lines, label, late) -> list[Check]:
+    def _alike(self, lines, label, late, tests) -> list[Check]:
+        """Clear where the interval of the largest difference lies within the limits, or outside."""
         checks = []
         for attack in dict.fromkeys(attack for attack, *_ in lines):
             ours = {key[2]: line for key, line in lines.items() if key[:2] == (attack, self.tdips)}
@@ -308,8 +328,15 @@ class Claims(Accuracy):
             points = points[points.index >= late]
             if len(ours) > 1 and len(points):
                 spread = points.max(axis=1) - points.min(axis=1)
-                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {spread.idxmax()}"
-                checks.append(Check(bool(spread.max() <= HARDLY + 1e-9), text))
+                at, limit = spread.idxmax(), HARDLY + 1e-9
+                ends = (points.loc[at].idxmax(), points.loc[at].idxmin())
+                reads = [(self.tdips, int(first), int(at)) for first in ends]
+                test, clear = tests(self.curve_classifier, attack, *reads), None
+                if test is not None:
+                    low, high = paired_interval(test.only_a, test.only_b, test.n)
+                    clear = (-limit <= low and high <= limit) or low > limit
+                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {at}"
+                checks.append(Check(bool(spread.max() <= limit), text, clear))
         return checks
 
 
@@ -406,6 +433,7 @@ def _verdict(checks) -> tuple:
     evidence = f"contradicted by {len(failed)} of {len(checks)}: {'; '.join(failed)}"
     if not failed:
         evidence = f"holds in {len(checks)} of {len(checks)}"
+        evidence += f": {checks[0].text}" if len(checks) == 1 else ""
     if unclear := sum(check.clear is False for check in checks):
         evidence += f"; undecided in {unclear} of {len(checks)}"
     decided = _decided(checks)
