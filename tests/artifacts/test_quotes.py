@@ -53,6 +53,15 @@ def test_two_runs_are_paired_on_the_images_that_both_have(folder):
     assert (row["low"], row["high"]) == paired_interval(2, 0, 2) and row["p_value"] == 0.5
 
 
+def test_lines_are_as_long_as_their_numbers_make_them(folder):
+    text = (
+        "{autoencoder_training[3 | 5].deepfool_l2}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
+    )
+    first, second, blank, *items = fill(text, folder).split("\n")
+    assert first.startswith("0.25 or so") and len(first) <= 100 and second.startswith("so")
+    assert blank == "" and items == ["* one item", "* two"]
+
+
 def test_what_is_not_there_is_named(folder):
     with pytest.raises(ValueError, match="got 'dip . 0.9 . 100'; there are tandem . dip1 . 100"):
         fill("{tandem[dip | 0.9 | 100].psnr}", folder)

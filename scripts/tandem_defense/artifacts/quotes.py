@@ -5,6 +5,8 @@ row, the attribute its column. Where a file has several rows of a key, e.g. one 
 their median.
 """
 
+import re
+import textwrap
 from pathlib import Path
 
 from tandem_defense.artifacts import rates
@@ -82,14 +84,25 @@ def _text(part: object) -> str:
 
 
 def fill(text: str, folder: Path) -> str:
-    """The text with its numbers.
+    """The text with its numbers, in lines of at most 100 characters.
 
+    text : Markdown of paragraphs and lists
     folder : ``reproduction/measured/``
 
     Raises ValueError where a row or column that is quoted is not there, FileNotFoundError where a
     file is not.
     """
-    return text.format_map(_Files(folder))
+    blocks = text.format_map(_Files(folder)).split("\n\n")
+    return "\n\n".join(
+        "\n".join(_wrapped(item) for item in re.split(r"\n(?=\* )", block)) for block in blocks
+    )
+
+
+def _wrapped(item: str) -> str:
+    """A paragraph, or an item of a list, as long as its numbers have made it."""
+    indent = "  " if item.startswith("* ") else ""
+    lines = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
+    return textwrap.fill(" ".join(item.split()), 100, **lines)
 
 
 def _tandem(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,6 @@ docs/reproduction_details.md: cell by cell, and what was tried.
 
 import json
 import re
-import textwrap
 import tomllib
 from pathlib import Path
 
@@ -30,9 +29,10 @@ tried, is [in detail](reproduction_details.md).
 range). *Nearly*: the interval that the paper's own images give it reaches there. *Contradicted*:
 not even that. *Undecided*: the images here are too few. A cell is decided by so many that its
 interval is at most {wide:.0f} points wide; a comparison by so many that four experiments of five
-tell the two published accuracies apart ([how that is computed](results.md)). Fewer than {fewest}
-images decide no comparison at all. Of the {compared} that t-DIPs' claims on Table 1 rest on, the
-paper's own 1000 images decide {decided}, if answers differ as often as they can.
+tell the two published accuracies apart
+([the formula](results.md#tablesclaimscsv-tablesfunn_claimscsv)). Fewer than {fewest} images decide
+no comparison at all. Of the {compared} that t-DIPs' claims on Table 1 rest on, the paper's own
+1000 images decide {decided}, if answers differ as often as they can.
 """
 DETAILS = """# What reproduces: in detail
 
@@ -68,9 +68,8 @@ def page(folder: Path) -> str:
         text = "\n\n".join(part["text"].strip() for part in texts if part.get("text"))
         if text and _measured(folder, name, *others):
             link = f"[In detail](reproduction_details.md#{_anchor(title)})."
-            paragraphs = fill(text, folder / "measured").split("\n\n")
-            body = "\n\n".join(map(_wrapped, [*paragraphs, link]))
-            parts.append(f"## {title}\n\n{body}\n")
+            body = fill(text, folder / "measured")
+            parts.append(f"## {title}\n\n{body}\n\n{link}\n")
     return "\n".join(parts)
 
 
@@ -86,7 +85,8 @@ def details(folder: Path) -> str:
         if _measured(folder, name, *others):
             notes = why.get(name.split(".")[0], {})
             if body := render(folder / "measured" / name, notes, config):
-                parts = [f"## {title}", notes.get("details", "").strip(), body]
+                words = fill(notes.get("details", "").strip(), folder / "measured")
+                parts = [f"## {title}", words, body]
                 sections.append("\n\n".join(filter(None, parts)))
     return "\n".join(sections)
 
@@ -98,12 +98,6 @@ def _measured(folder: Path, *names: str) -> bool:
 def _given(folder: Path) -> tuple[dict, dict]:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return config, tomllib.loads((folder / "reasons.toml").read_text(encoding="utf-8"))
-
-
-def _wrapped(paragraph: str) -> str:
-    """Lines of at most 100 characters, as the numbers have come out."""
-    words = " ".join(paragraph.split())
-    return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _anchor(title: str) -> str:
@@ -137,7 +131,8 @@ def overview(file: Path, why: dict, config: dict) -> str:
         ]
         head = ["classifier", "defense", "attack", "images", "accuracy, % [interval]"]
         head += ["success rate, %", "mean L2 of successes"]
-        parts.append(f"### {name}\n\n{why[name].get('details', '')}\n{as_table(head, lines, 3)}")
+        words = fill(why[name].get("details", "").strip(), file.parent)
+        parts.append(f"### {name}\n\n{words}\n\n{as_table(head, lines, 3)}")
     return "\n".join(parts)
 
 
