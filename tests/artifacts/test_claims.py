@@ -116,7 +116,8 @@ def test_undecided_is_what_paired_tests_leave_open(tmp_path):
     assert measured["holds"].iloc[:3].tolist() == [True, True, False]
     assert measured["decided"].iloc[:3].tolist() == [True, False, False]
     assert measured["evidence"].iloc[1] == (
-        "holds in 1 of 1: inception_v3 fgsm: 60.0% against 35.0%; undecided in 1 of 1"
+        "holds in 1 of 1: inception_v3 fgsm: 60.0% against 35.0% (alone 5 and 0 of 20);"
+        " undecided in 1 of 1"
     )
     assert measured["decided"].iloc[3:].isna().all() and measured["images"].isna().all()
     # Six and one of twenty images are discordant, with confidence at most 51.9 and 23.6 %.

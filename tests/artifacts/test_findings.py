@@ -74,6 +74,7 @@ def test_claims_of_tdips_from_table_1_and_the_tandem(measured, config):
     every = here.loc["ComDefend (released weights) on every attack"]
     assert every["holds"] and not every["decided"]
     assert every["evidence"].startswith("holds in 1 of 1: ResNet50 BIM: 75.0% against 25.0%")
+    assert "(alone 2 and 0 of 4); undecided" in every["evidence"]
     dip = here.loc["DIP at equal iterations"]  # 9 to 0 and 7 to 0
     assert dip["holds"] and dip["decided"]
     assert dip["evidence"] == "holds in 1 of 1: BIM, λ₁ = 100: behind nowhere (0 of 2)"
@@ -82,6 +83,31 @@ def test_claims_of_tdips_from_table_1_and_the_tandem(measured, config):
     row = needed.loc[("resnet50", "bim", "comdefend")]
     assert row["measured"] and row["discordance"] == pytest.approx(0.325 + 0.221)
     assert row["images"] == images_to_decide(0.325, 0.221) and len(needed) == 40
+
+
+def test_what_is_compared_are_the_images_of_both(measured, config):
+    """ComDefend has 200 photographs and is behind on them; on t-DIPs' own 24 it is ahead."""
+    table = pd.read_csv(measured / "table1.csv")
+    table.assign(n=[24, 200], accuracy=[0.5, 0.4]).to_csv(measured / "table1.csv", index=False)
+    pair = pd.read_csv(measured / "table1_comparisons.csv")
+    pair = pair.assign(n=24, only_a=8, only_b=0, p_value=0.0078)
+    pair.to_csv(measured / "table1_comparisons.csv", index=False)
+    here = findings.tdips_ledger(measured, config)[1].set_index("claim")
+    every = here.loc["t-DIPs beats ComDefend (released weights) on every attack"]
+    assert not every["holds"] and every["decided"]
+    assert every["evidence"].endswith("50.0% against 40.0% (alone 0 and 8 of 24)")
+    rows = {row[0]: row for row in findings.summary(measured, config, {})}
+    assert "24 images" in rows["**Table 1**: t-DIPs, 24 cells"][2]
+
+
+def test_a_run_of_the_configuration_comes_before_the_tandem(measured, config):
+    dip = "t-DIPs beats DIP at equal iterations"
+    (measured / "claims.csv").write_text(
+        f"numbers,claim,holds,decided,evidence\nmeasured,{dip},False,True,BIM: not ahead\n"
+    )
+    here = findings.tdips_ledger(measured, config)[1].set_index("claim")
+    assert not here.loc[dip, "holds"] and here.loc[dip, "evidence"] == "BIM: not ahead"
+    assert here.loc["DIP alone defends (some iteration beats no defense)", "holds"]
 
 
 def test_the_table_says_what_would_decide(measured, config):

@@ -148,19 +148,20 @@ class Claims(Accuracy):
         cells, lines = _cells(table), _lines(curves)
 
         def compare(net, attack, a: Point, b: Point, place: str) -> Check:
-            """Is a above b?"""
+            """Is a above b? On the images of both: a table may have more of one."""
             test, clear, images = tests(net, attack, a.read, b.read), None, None
+            holds, text = bool(a.share > b.share), f"{place}: {a.share:.1%} against {b.share:.1%}"
             if printed:
                 discordance = None
                 if test is not None:
                     discordance = wilson(test.only_a + test.only_b, test.n)[1]
                 images = images_to_decide(a.share, b.share, discordance)
+            elif test is not None:
+                holds, clear = test.only_a > test.only_b, test.p_value < LEVEL
+                text += f" (alone {test.only_a} and {test.only_b} of {test.n})"
             else:
-                # Accuracies that are not of the same images: clear where their intervals lie apart.
-                apart = a.low > b.high or a.high < b.low
-                clear = apart if test is None else test.p_value < LEVEL
-            text = f"{place}: {a.share:.1%} against {b.share:.1%}"
-            return Check(bool(a.share > b.share), text, clear, images)
+                clear = a.low > b.high or a.high < b.low
+            return Check(holds, text, clear, images)
 
         label = sheet.classifiers | sheet.attacks
         defenses = {name: sheet.defenses.get(name, name) for name in {*table["defense"]}}

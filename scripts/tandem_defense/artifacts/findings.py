@@ -13,6 +13,7 @@ from pathlib import Path
 from tandem_defense.artifacts import funn_claims as funn
 from tandem_defense.artifacts.base import PUBLISHED, Sheet
 from tandem_defense.artifacts.claims import Claims, Tests, images
+from tandem_defense.artifacts.printing import counts
 from tandem_defense.evaluation.published import read_table
 from tandem_defense.evaluation.statistics import McNemar, images_to_decide, mcnemar, wilson
 from tandem_defense.extras import extra
@@ -98,14 +99,14 @@ def _range(shares: pd.Series) -> str:
 def _cells(name: str, cells: pd.DataFrame, decides: str) -> Row:
     """A row for some cells: columns published, share, low, high, n (NA: not measured)."""
     words = [verdict(c.published, c.low, c.high, c.n) or "not measured" for c in cells.itertuples()]
-    counts = Counter(words)
-    text = ", ".join(f"{counts[w]} {w}" for w in VERDICTS if counts[w])
+    many = Counter(words)
+    text = ", ".join(f"{many[word]} {word}" for word in VERDICTS if many[word])
     open_ = [c.published for c, word in zip(cells.itertuples(), words) if word == "undecided"]
     needed = [f"{max(map(images_to_narrow, open_))} images"] if open_ else []
     needed += [decides] if decides and set(words) - {"undecided", "reproduced"} else []
     here = _range(cells["share"])
     if cells["n"].notna().any():
-        here += f", {cells['n'].min():.0f} images"
+        here += f", {counts(cells['n'])} images"
     title = f"{name}, {len(cells)} cells"
     return title, _range(cells["published"]), here, text, "; ".join(needed) or "–"
 
@@ -225,8 +226,8 @@ def _word(printed, holds, decided=pd.NA) -> str:
 def tdips_ledger(folder: Path, config: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
     """t-DIPs' claims on the printed and on the measured numbers, columns as ``Claims.judge``.
 
-    Measured are table1.csv with its paired tests and, for the claims on iterations, tandem.csv; a
-    claim that these do not judge is taken from claims.csv (a run of the configuration).
+    A claim is judged on table1.csv and its paired tests, or else taken from claims.csv (a run of
+    the configuration, with its curves), or else judged on tandem.csv.
     """
     entry = config["tables"]["claims"]
     shown = ("kind", "label", "paper")
@@ -238,21 +239,22 @@ def tdips_ledger(folder: Path, config: Mapping) -> tuple[pd.DataFrame, pd.DataFr
         {"clean": "clean"} | _labels(config, name, "attacks"),
         _labels(config, name, "defenses"),
     )
-    tests, curves = _tests(folder), None
-    printed = kind.judge(
-        read_table(PUBLISHED / "table1.csv", ["accuracy"]), sheet, tests=tests, printed=True
-    )
-    if (tandem := _read(folder / "tandem.csv")) is not None:
-        curves = _curves(tandem)
+    tests, published = _tests(folder), read_table(PUBLISHED / "table1.csv", ["accuracy"])
+    printed = kind.judge(published, sheet, tests=tests, printed=True)
+    columns = ["classifier", "defense", "attack", "accuracy", "low", "high"]
     table = _read(folder / "table1.csv")
-    if table is None:
-        table = pd.DataFrame(columns=["classifier", "defense", "attack", "accuracy"])
-    here = kind.judge(table, sheet, curves, tests).set_index("claim")
+    table = pd.DataFrame(columns=columns) if table is None else table[columns]
+    here = kind.judge(table, sheet, tests=tests).set_index("claim")
+    ledgers = []
     if (run := _read(folder / "claims.csv")) is not None:
-        run = run[run["numbers"] == "measured"].set_index("claim").reindex(here.index)
-        open_ = here["holds"].isna() & run["holds"].notna()
-        for column in run.columns.intersection(["holds", "decided", "evidence"]):
-            here.loc[open_, column] = run.loc[open_, column]
+        ledgers.append(run[run["numbers"] == "measured"].set_index("claim"))
+    if (tandem := _read(folder / "tandem.csv")) is not None:
+        ledgers.append(kind.judge(table, sheet, _curves(tandem), tests).set_index("claim"))
+    for ledger in ledgers:
+        ledger = ledger.reindex(here.index)
+        new = here["holds"].isna() & ledger["holds"].notna()
+        for column in ledger.columns.intersection(["holds", "decided", "evidence"]):
+            here.loc[new, column] = ledger.loc[new, column]
     return printed, here.reset_index()
 
 
