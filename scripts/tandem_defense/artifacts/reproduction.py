@@ -26,13 +26,13 @@ by hand, in `reproduction/reasons.toml`; their numbers are the files'. Every cel
 tried, is [in detail](reproduction_details.md).
 
 *Reproduced*: the published share lies within the measured interval (95 %; over five seeds the
-range). *Nearly*: the interval that the paper's own images give it reaches there. *Contradicted*:
-not even that. *Undecided*: the images here are too few. A cell is decided by so many that its
-interval is at most {wide:.0f} points wide; a comparison by so many that four experiments of five
-tell the two published accuracies apart
-([the formula](results.md#tablesclaimscsv-tablesfunn_claimscsv)). Fewer than {fewest} images decide
-no comparison at all. Of the {compared} that t-DIPs' claims on Table 1 rest on, the paper's own
-1000 images decide {decided}, if answers differ as often as they can.
+range). *Nearly*: the interval that as many images would give it reaches there. *Contradicted*: not
+even that. *Undecided*: the images here are too few. A cell is decided by so many that its interval
+is at most {wide:.0f} points wide; a comparison by so many that four experiments of five tell the
+two published accuracies apart ([the formula](results.md#tablesclaimscsv-tablesfunn_claimscsv)).
+Fewer than {fewest} images decide no comparison at all. Of the {compared} that t-DIPs' claims on
+Table 1 rest on, the paper's own 1000 images decide {decided}, if answers differ as often as they
+can.
 """
 DETAILS = """# What reproduces: in detail
 

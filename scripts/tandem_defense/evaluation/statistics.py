@@ -16,8 +16,8 @@ with extra("pipeline"):
     from scipy.optimize import brentq
     from scipy.stats import binomtest, norm
 
-# How far the exact test's counts lie apart from a normal distribution's (Edwards 1948): with it,
-# the interval and the number of images agree with the exact test, without it they promise too much.
+# For continuity, in images, as McNemar's statistic has it (Edwards 1948): counts are whole numbers,
+# a normal distribution's are not. Without it interval and number of images promise too much.
 CORRECTION = 1.0
 
 
