@@ -229,9 +229,9 @@ class Claims(Accuracy):
                 line[2:4] = verdict(row.holds, row.decided), marks.text(row.evidence)
         caption = (
             f"{sheet.dataset}: the paper's claims, judged on its own numbers and on the measured"
-            " ones; undecided: as far as they go these are within chance (paired tests, 5 %, not"
-            " adjusted). Images: how many would decide all comparisons of a claim, each in 80 % of"
-            " experiments, if the published accuracies are the true ones; oblivious attacker."
+            " ones. Undecided: paired tests (exact McNemar, 5 %, not adjusted) do not bear out what"
+            " the shares say. Images: how many would decide all comparisons of a claim, each in"
+            " 80 % of experiments, if the published accuracies are true; oblivious attacker."
         )
         heads = ["in print", "measured", "evidence here", "images"]
         return Grid("Claim", heads, {"": list(rows.values())}, caption)
