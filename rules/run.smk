@@ -181,12 +181,14 @@ rule timing:
 
 
 rule reproduction:
-    """docs/reproduction.md: published and measured, cell by cell, from reproduction/measured/."""
+    """docs/reproduction.md and its details: published and measured, from reproduction/measured/."""
     input:
         measured=sorted(map(str, ROOT.glob("reproduction/measured/*.*"))),
+        speed=str(ROOT / "performance/threads.csv"),
         texts=[str(ROOT / f"reproduction/{name}") for name in ("config.yaml", "reasons.toml")],
     output:
-        str(ROOT / "docs/reproduction.md"),
+        page=str(ROOT / "docs/reproduction.md"),
+        details=str(ROOT / "docs/reproduction_details.md"),
     log:
         "logs/reproduction.log",
     benchmark:

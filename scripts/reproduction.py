@@ -1,4 +1,4 @@
-"""The page that says what reproduces, from the committed measurements."""
+"""The pages that say what reproduces, from the committed measurements."""
 
 from pathlib import Path
 
@@ -6,5 +6,6 @@ from tandem_defense.artifacts import reproduction
 from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
-    text = reproduction.page(Path(snakemake.input.texts[0]).parent)
-    Path(snakemake.output[0]).write_text(text)
+    folder = Path(snakemake.input.texts[0]).parent
+    Path(snakemake.output.page).write_text(reproduction.page(folder), encoding="utf-8")
+    Path(snakemake.output.details).write_text(reproduction.details(folder), encoding="utf-8")

@@ -8,6 +8,7 @@ from tandem_defense.artifacts import claims
 from tandem_defense.artifacts.base import Sheet
 from tandem_defense.artifacts.claims import Claims
 from tandem_defense.artifacts.printing import LATEX, MARKDOWN, latex, markdown
+from tandem_defense.evaluation.statistics import images_to_decide, wilson
 
 SHEET = Sheet(
     dataset="nips2017",
@@ -25,10 +26,10 @@ def published(root):
     return table.assign(low=table["accuracy"], high=table["accuracy"])
 
 
-def judged(table, *curves, **settings):
+def judged(table, *curves, printed=False, **settings):
     lines = pd.concat([curve(*line) for line in curves]) if curves else None
-    result = Claims(**(PARTS | settings)).judge(table, SHEET, lines)
-    assert list(result) == ["claim", "holds", "evidence"]
+    result = Claims(**(PARTS | settings)).judge(table, SHEET, lines, printed=printed)
+    assert list(result) == ["claim", "holds", "decided", "evidence", "images"]
     return result.set_index("claim")
 
 
@@ -84,17 +85,79 @@ def test_the_experiment_says_which_attacks_are_strong(published):
     assert other["evidence"].iloc[3] == "holds in 8 of 8"
 
 
-def test_measured_claims_count_overlapping_intervals(published):
+def test_a_claim_needs_the_images_of_its_closest_comparison(published):
+    needed = judged(published, printed=True)["images"]
+    assert needed.iloc[0] == images_to_decide(0.673, 0.612)  # Inception, FGSM
+    assert needed.iloc[1] == images_to_decide(0.246, 0.235)  # DenseNet, BIM
+    assert needed.iloc[2] == images_to_decide(0.608, 0.61)
+    assert needed.iloc[3] == images_to_decide(0.042, 0.725 / 4)  # ResNet-50, MI-FGSM
+    assert needed.iloc[4:].isna().all()
+    assert judged(published)["images"].isna().all()
+
+
+def rows(count, attack, defense="none", first=0, step=0):
+    return frames.some_correct(count, attack, defense, first, step, n=20)
+
+
+def test_undecided_is_what_paired_tests_leave_open(tmp_path):
+    """Twenty images, the same ones correct: 12 against 6 is decided (p = 0.03), against 7 not."""
+    parts = [rows(15, "clean"), rows(1, "fgsm"), rows(12, "fgsm", "tdips", 100, 1000)]
+    parts += [rows(6, "fgsm", "hgd"), rows(7, "fgsm", "comdefend"), rows(14, "clean", "comdefend")]
+    parts += [rows(13, "clean", "tdips", 100, 1000), rows(14, "clean", "hgd")]
+    (tmp_path / "table.csv").write_text(
+        "dataset,classifier,defense,attack,accuracy\n"
+        "nips2017,inception_v3,tdips,fgsm,0.673\nnips2017,inception_v3,hgd,fgsm,0.612\n"
+        "nips2017,inception_v3,tdips,clean,0.672\nnips2017,inception_v3,comdefend,clean,0.633\n"
+    )
+    kind = Claims(**(PARTS | {"dip": None}), published="table1")
+    given = frames.inputs(pd.concat(parts), published=tmp_path / "table.csv")
+    result = kind.frame(given, SHEET)
+    measured = result[result["numbers"] == "measured"].set_index("claim")
+    assert measured["holds"].iloc[:3].tolist() == [True, True, False]
+    assert measured["decided"].iloc[:3].tolist() == [True, False, False]
+    assert measured["evidence"].iloc[1] == (
+        "holds in 1 of 1: inception_v3 fgsm: 60.0% against 35.0% (alone 5 and 0 of 20);"
+        " undecided in 1 of 1"
+    )
+    assert measured["decided"].iloc[3:].isna().all() and measured["images"].isna().all()
+    # Six and one of twenty images are discordant, with confidence at most 51.9 and 23.6 %.
+    needed = result[result["numbers"] == "published"]["images"]
+    assert needed.iloc[0] == images_to_decide(0.673, 0.612, wilson(6, 20)[1])
+    assert needed.iloc[2] == images_to_decide(0.672, 0.633, wilson(1, 20)[1])
+    lines = markdown(kind.grid(result, SHEET, MARKDOWN)).splitlines()[4:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[1:3] for row in cells[:3]] == [
+        ["yes", "yes"],
+        ["–", "undecided"],
+        ["yes", "undecided"],
+    ]
+    assert cells[0][4] == f"{needed.iloc[0]:,.0f}" and cells[1][4] == "–"
+
+
+def test_without_pairs_intervals_have_to_lie_apart(published):
     result = judged(published.assign(low=published["accuracy"] - 0.03))
-    assert result["evidence"].iloc[2].endswith("intervals overlap in 2 of 4")
-    assert result["evidence"].iloc[0] == "holds in 16 of 16"
+    assert result["evidence"].iloc[2].endswith("; undecided in 2 of 4")
+    assert result["evidence"].iloc[0] == "holds in 16 of 16" and result["decided"].iloc[0]
+
+
+def test_one_clear_contradiction_decides(published):
+    """Of three comparisons that fail, one is beyond chance; a claim that holds needs all."""
+    check = claims.Check(False, "")
+    assert claims._decided([check._replace(clear=c) for c in (True, False, None)])
+    assert not claims._decided([check._replace(clear=c) for c in (False, None)])
+    holds = claims.Check(True, "", True)
+    assert claims._decided([holds, holds]) and not claims._decided(
+        [holds, holds._replace(clear=False)]
+    )
+    assert claims._decided([holds._replace(clear=None)]) is None
+    assert not claims._decided([holds, check._replace(clear=False)])
 
 
 def test_on_curves_that_agree(published):
     result = judged(published, *GOOD)
     assert result["holds"].iloc[4:].tolist() == [True] * 5
     assert result["evidence"].iloc[5] == "holds in 3 of 3"
-    assert result["evidence"].iloc[8] == "holds in 1 of 1"
+    assert result["evidence"].iloc[8] == "holds in 1 of 1: bim: 1.0% apart at 1200"
 
 
 def test_on_curves_that_disagree(published):
@@ -138,12 +201,19 @@ def test_from_rows_to_a_printed_table(root):
     assert measured["holds"].iloc[4:7].tolist() == [True, True, False]
     assert measured["evidence"].iloc[6].startswith("contradicted by 4 of 6: BIM, λ₁ = 100: DIP's")
     assert "60.0% at 400, reached at 100 + 300" in measured["evidence"].iloc[6]
-    assert measured["evidence"].iloc[5].startswith("holds in 6 of 6; intervals overlap")
+    assert measured["evidence"].iloc[5] == "holds in 6 of 6; undecided in 6 of 6"
+    assert measured["decided"].iloc[4:7].tolist() == [False, False, False]
     lines = markdown(kind.grid(result, frames.CURVES, MARKDOWN)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert cells[0] == ["Claim", "in print", "measured", "evidence here"] and len(cells) == 2 + 9
-    assert cells[7][:3] == ["t-DIPs beats DIP at equal iterations", "–", "yes"]
-    assert frames.check_latex(latex(kind.grid(result, frames.CURVES, LATEX))) == 4
+    assert cells[0] == ["Claim", "in print", "measured", "evidence here", "images"]
+    assert len(cells) == 2 + 9
+    assert cells[7][:3] == ["t-DIPs beats DIP at equal iterations", "–", "undecided"]
+    assert cells[8][:3] == [
+        "t-DIPs needs fewer iterations (λ₁ + λ₂ to DIP's best)",
+        "–",
+        "undecided",
+    ]
+    assert frames.check_latex(latex(kind.grid(result, frames.CURVES, LATEX))) == 5
 
 
 def test_ranges_join_neighbors():

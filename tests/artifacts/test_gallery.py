@@ -228,6 +228,21 @@ def test_tables_have_their_intervals_and_labels(artifacts):
     assert [cell["text"] for cell in claims["lines"][0]["cells"]] == ["DIP defends", "yes", "DIP"]
 
 
+def test_differences_of_two_defenses_have_their_counts_and_their_test(tmp_path):
+    (tmp_path / "pairs.csv").write_text(
+        "dataset,classifier,attack,defense_a,defense_b,n,only_a,only_b,difference,low,high,p_value\n"
+        "photos,net,bim,none,dip,4,0,3,-0.75,-1,0.42,0.25\n"
+    )
+    spec = {"label": "Paired tests", "experiment": "tandem"}
+    (table,) = gallery.tables([spec], [str(tmp_path / "pairs.csv")], {"tandem": SHEET})
+    assert table["what"] == "difference in %" and table["columns"] == ["BIM"]
+    (line,) = table["lines"]
+    assert line["heads"] == ["Bright", "No defense", "DIP"] and line["cells"][0]["text"] == "-75.0"
+    assert line["cells"][0]["tip"] == (
+        "95 % interval: -100.0 to 42.0\nn = 4\nonly a: 0\nonly b: 3\np value: 0.25"
+    )
+
+
 def test_figures_are_curves_or_pictures(artifacts):
     _, (curve, picture) = artifacts
     assert curve["x"] == "iteration" and list(curve["panels"]) == ["BIM"]

@@ -1,5 +1,6 @@
-"""The page that says what reproduces: its verdicts, and that it is what the committed files say."""
+"""The pages that say what reproduces: what the committed files say, and sections made by hand."""
 
+import re
 import shutil
 
 import pandas as pd
@@ -8,35 +9,18 @@ import pytest
 from tandem_defense.artifacts import reproduction
 
 
-def test_the_committed_page_is_made_of_the_committed_measurements(root):
-    assert (root / "docs/reproduction.md").read_text() == reproduction.page(root / "reproduction")
-
-
-@pytest.mark.parametrize(
-    ("published", "low", "high", "expected"),
-    [
-        (0.5, 0.4, 0.6, "yes"),
-        (0.4, 0.4, 0.6, "yes"),
-        (0.38, 0.4, 0.6, "nearly"),  # 380 of 1000 is [35.0, 41.0] %
-        (0.2, 0.4, 0.6, "no"),
-        (0.0, 0.003, 0.2, "nearly"),  # 0 of 1000 is [0, 0.4] %
-        (0.0, 0.005, 0.2, "no"),
-        (0.5, 0.3, 0.6, "undecided"),
-        (0.0, 0.003, 0.6, "undecided"),
-        (0.0, 0.005, 0.6, "no"),
-        (float("nan"), 0.4, 0.6, ""),
-        (0.5, float("nan"), float("nan"), ""),
-    ],
-)
-def test_verdict(published, low, high, expected):
-    assert reproduction.verdict(published, low, high, 1000) == expected
+def test_the_committed_pages_are_made_of_the_committed_measurements(root):
+    folder = root / "reproduction"
+    assert (root / "docs/reproduction.md").read_text() == reproduction.page(folder)
+    assert (root / "docs/reproduction_details.md").read_text() == reproduction.details(folder)
 
 
 def test_a_cell_tells_published_measured_and_why(root, tmp_path):
     (tmp_path / "measured").mkdir()
     shutil.copy(root / "reproduction/config.yaml", tmp_path)
     (tmp_path / "reasons.toml").write_text(
-        '[table2]\ntext = "Said at once."\nfunn = "Another net."\n"funn fgsm" = "A larger step."\n'
+        '[table2]\ndetails = "Said at once."\nfunn = "Another net."\n'
+        '"funn fgsm" = "A larger step."\n'
     )
     row = {"dataset": "mnist", "model": "funn", "n": 966, "seeds": 5, "noise_level": 0.2}
     row |= {"published_noise_level": 0.04, "published_success_rate": 0.016}
@@ -46,7 +30,7 @@ def test_a_cell_tells_published_measured_and_why(root, tmp_path):
         row | {"attack": "iterative_fgsm", "success_rate": 0.017, "low": 0.01, "high": 0.02},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "measured/table2.csv", index=False)
-    text = reproduction.page(tmp_path)
+    text = reproduction.details(tmp_path)
     assert "Said at once." in text and "Table 1" not in text
     cells = {}
     for line in text.splitlines():
@@ -54,9 +38,41 @@ def test_a_cell_tells_published_measured_and_why(root, tmp_path):
             _, attack, *rest = (cell.strip() for cell in line.strip("|").split("|"))
             cells[attack] = rest
     measured = ["1.60", "10.00 [8.00, 12.00]", "0.04", "0.2"]
-    assert cells["FGSM ε = 0.005"] == [*measured, "no", "A larger step."]
-    assert cells["SinglePixel"] == [*measured, "no", "Another net."]
-    assert cells["Iterative ε = 0.005"][4:] == ["yes", ""]
+    assert cells["FGSM ε = 0.005"] == [*measured, "contradicted", "A larger step."]
+    assert cells["SinglePixel"] == [*measured, "contradicted", "Another net."]
+    assert cells["Iterative ε = 0.005"][4:] == ["reproduced", ""]
+
+
+def test_a_finding_is_its_text_with_the_files_numbers(root, tmp_path):
+    (tmp_path / "measured").mkdir()
+    shutil.copy(root / "reproduction/config.yaml", tmp_path)
+    (tmp_path / "measured/table2.csv").write_text(
+        "model,attack,n,success_rate,low,high,noise_level,published_success_rate\n"
+        "funn,fgsm,900,0.0123,0.01,0.02,0.1,0.0161\n"
+    )
+    reasons = tmp_path / "reasons.toml"
+    reasons.write_text(
+        '[table2]\ntext = "It is\\n{table2[funn | fgsm].success_rate:.1%} here."\n'
+        '[table1]\ntext = "No file, {table1[none | clean].accuracy}."\n'
+    )
+    text = reproduction.page(tmp_path)
+    assert "## FUNN, Table 2, on MNIST\n\nIt is 1.2 % here.\n" in text and "No file" not in text
+    line = next(line for line in text.splitlines() if "Table 2**: FUNN" in line)
+    assert "1.2 %, 900 images" in line and "1 reproduced, 8 not measured" in line
+    reasons.write_text('[table2]\ntext = "{table2[funn | bim].low}"\n')
+    with pytest.raises(ValueError, match="row of table2, got 'funn . bim'; there are funn . fgsm"):
+        reproduction.page(tmp_path)
+
+
+def test_links_lead_to_headings(root):
+    """Every finding links into the details, by the anchor that the heading there has."""
+    details = (root / "docs/reproduction_details.md").read_text()
+    anchors = {
+        reproduction._anchor(line[3:]) for line in details.splitlines() if line.startswith("## ")
+    }
+    page = (root / "docs/reproduction.md").read_text()
+    linked = set(re.findall(r"reproduction_details\.md#([\w-]+)", page))
+    assert len(linked) > 5 and linked <= anchors
 
 
 @pytest.fixture
@@ -64,29 +80,30 @@ def folder(root, tmp_path):
     """A reproduction folder with the real configuration and nothing measured."""
     (tmp_path / "measured").mkdir()
     shutil.copy(root / "reproduction/config.yaml", tmp_path)
-    (tmp_path / "reasons.toml").write_text('[overview]\nphoto_inputs = "Which input."\n')
+    (tmp_path / "reasons.toml").write_text('[overview.photo_inputs]\ndetails = "Which input."\n')
     return tmp_path
 
 
-def test_claims_tell_print_and_here(folder):
+def test_claims_that_only_a_run_judges_are_taken_from_it(folder):
+    """Of claims on HGD nothing else is here; what is read has the claims' own names."""
+    beats = "t-DIPs beats HGD (ours, 200 images) on FGSM, BIM, MI-FGSM and C&W"
+    dip = "t-DIPs beats DIP at equal iterations"
     (folder / "measured/claims.csv").write_text(
-        "numbers,claim,holds,evidence\n"
-        "published,tdips beats hgd,True,\n"
-        "published,accuracy falls,,nothing to judge by\n"
-        "measured,t-DIPs beats HGD,False,FGSM: 50.0% against 62.5%\n"
-        "measured,accuracy falls,True,\n"
+        "numbers,claim,holds,decided,evidence\n"
+        f'published,"{beats}",True,,holds in 16 of 16\n'
+        f'measured,"{beats}",False,False,FGSM: 50.0% against 62.5%\n'
+        f"measured,{dip},True,True,\n"
     )
-    lines = [line for line in reproduction.page(folder).splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
-    assert cells == [
-        ["t-DIPs beats HGD", "yes", "no", "FGSM: 50.0% against 62.5%"],
-        ["accuracy falls", "–", "yes", ""],
-    ]
+    title = "What the t-DIPs paper claims in words"
+    ledger = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
+    assert ledger[beats] == ["yes", "undecided", "FGSM: 50.0% against 62.5%", "1,539"]
+    assert ledger[dip] == ["–", "yes", "", "–"] and len(ledger) == 9
+    assert set(row[1] for row in ledger.values()) == {"–", "yes", "undecided"}
 
 
 def test_pictures_are_linked_from_the_page(folder):
     (folder / "measured/figure3.png").write_bytes(b"")
-    assert "![figure3](../reproduction/measured/figure3.png)" in reproduction.page(folder)
+    assert "![figure3](../reproduction/measured/figure3.png)" in reproduction.details(folder)
 
 
 def test_other_readings_of_an_attack_are_medians_over_seeds(folder):
@@ -94,7 +111,7 @@ def test_other_readings_of_an_attack_are_medians_over_seeds(folder):
     rates = [(1, 0.5, 0.2), (2, 0.7, 0.1), (3, 0.6, 0.4)]
     rows = [row | {"seed": s, "success_rate": r, "noise_level": n} for s, r, n in rates]
     pd.DataFrame(rows).to_csv(folder / "measured/attack_semantics.csv", index=False)
-    line = next(x for x in reproduction.page(folder).splitlines() if x.startswith("| FUNN"))
+    line = next(x for x in reproduction.details(folder).splitlines() if x.startswith("| FUNN"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["FUNN", "logits", "DeepFool", "60.00 [50.00, 70.00]", "0.2", "3"]
 
@@ -105,7 +122,7 @@ def test_an_experiment_beside_the_tables_shows_where_it_is_explained(folder):
     row |= {"success_rate": float("nan"), "noise_level": float("nan")}
     rows = [row | {"experiment": name} for name in ("photo_inputs", "presets")]
     pd.DataFrame(rows).to_csv(folder / "measured/overview.csv", index=False)
-    text = reproduction.page(folder)
+    text = reproduction.details(folder)
     assert "### photo_inputs" in text and "Which input." in text and "### presets" not in text
     assert "83.00 [77.00, 88.00]" in text
 
@@ -128,7 +145,7 @@ def test_when_and_where_images_fall(folder):
     ]
     table = pd.DataFrame(rows).assign(margin=0.002)
     table.to_csv(folder / "measured/funn_rates.csv", index=False)
-    page = reproduction.page(folder)
+    page = reproduction.details(folder)
     walk, *bounds = rows_of(page, "What FUNN's success rates are made of")
     shares = ["25.00", "25.00", "50.00", "50.00", "50.00"]
     assert walk == ["funn, 64", "L2", "Foolbox 1", "4", *shares, "0.3"]
@@ -152,7 +169,7 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     ]
     pd.DataFrame(rows).to_csv(folder / "measured/funn.csv", index=False)
     title = "What the FUNN paper claims in words"
-    ledger = {row[0]: row[1:] for row in rows_of(reproduction.page(folder), title)}
+    ledger = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
     robust = "FUNN is robust against DeepFool L2 with 50 steps (success ≤ 5%)"
     measured = "deepfool_l2_50 81.00% [80.00%, 82.00%]"
     assert ledger[robust] == ["deepfool_l2_50 0.54%", "yes", measured, "no"]
@@ -163,7 +180,7 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     (folder / "measured/funn_claims.csv").write_text(
         f"numbers,claim,holds,evidence\nmeasured,{alike},True,fgsm 3% and 2%\n"
     )
-    again = {row[0]: row[1:] for row in rows_of(reproduction.page(folder), title)}
+    again = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
     assert again[alike][2:] == ["fgsm 3% and 2%", "yes"] and again[robust] == ledger[robust]
 
 
@@ -179,7 +196,7 @@ def test_references_are_summed_over_blocks_of_images(folder):
         "linf,0,autoattack,linf,0.1,10,10,9\n"
         "plain,0,autoattack,l2,1.0,0,10,0\n"
     )
-    linf, plain = rows_of(reproduction.page(folder), "What is known to hold on MNIST")[1:]
+    linf, plain = rows_of(reproduction.details(folder), "What is known to hold on MNIST")[1:]
     assert linf[0] == "linf" and linf[1].startswith("98.0 [") and linf[1].endswith("of 1000")
     assert linf[2].startswith("95.0 [76") and linf[2].endswith("of 20") and linf[3] == "–"
     assert plain[:3] == ["plain", "–", "–"] and plain[3].startswith("0.0 [0.0,")
@@ -191,7 +208,7 @@ def test_colors_are_means_over_images(folder):
         "dip,a,100,none,4,0.5,1\ndip,b,100,none,6,0.7,1\ndip,a,1000,none,2,1.0,1\n"
         "dip,a,100,0.9,99,9,9\n"
     )
-    _, row = rows_of(reproduction.page(folder), "A restored photograph's colors")
+    _, row = rows_of(reproduction.details(folder), "A restored photograph's colors")
     assert row == ["dip", "none", "2", "5.0", "2.0", "0.60", "1.00"]
 
 
@@ -206,7 +223,7 @@ def test_schedules_are_compared_on_the_photographs_that_all_have(folder):
         )
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "measured/schedules.csv", index=False)
-    text = reproduction.page(folder)
+    text = reproduction.details(folder)
     cells = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.strip("|").split("|")[1:]]
         for line in text.split("### BIM")[1].splitlines()

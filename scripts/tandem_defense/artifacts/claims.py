@@ -1,13 +1,22 @@
 """What the t-DIPs paper claims in words, judged by machine on numbers: its own and ours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
+from math import isinf
 from typing import NamedTuple
 
-from tandem_defense.artifacts.accuracy import Accuracy
+from tandem_defense.artifacts.accuracy import STEPS, Accuracy
 from tandem_defense.artifacts.base import Inputs, Sheet
 from tandem_defense.artifacts.curve import Curve
 from tandem_defense.artifacts.printing import Grid, Marks
+from tandem_defense.evaluation.rates import CELL, majority
+from tandem_defense.evaluation.statistics import (
+    McNemar,
+    images_to_decide,
+    mcnemar,
+    paired_interval,
+    wilson,
+)
 from tandem_defense.extras import extra
 from tandem_defense.settings import (
     AttackNames,
@@ -28,12 +37,33 @@ HARDLY = 0.05  # λ₁ hardly matters if accuracies differ by at most this
 STRONG = ("bim", "mifgsm")  # attacks, where the experiment calls them so
 
 
+LEVEL = 0.05  # of the tests, which are not adjusted for their number
+
+
+class Point(NamedTuple):
+    """An accuracy in [0, 1] with its interval, and whose it is: (defense, λ₁, iteration)."""
+
+    share: float
+    low: float
+    high: float
+    read: tuple[str, int, int]
+
+
 class Check(NamedTuple):
-    """One comparison: does it hold, how it reads, do the intervals lie apart (None: unknown)."""
+    """One comparison of a claim.
+
+    clear : whether the images tell what holds from what does not; None where no test says
+    images : on how many images a paired test would tell, if these are the true accuracies
+    """
 
     holds: bool
     text: str
     clear: bool | None = None
+    images: float | None = None
+
+
+# (classifier, attack, whose accuracy, and whose) to the test of both on the same images.
+Tests = Callable[[str, str, tuple, tuple], McNemar | None]
 
 
 class Claims(Accuracy):
@@ -69,10 +99,17 @@ class Claims(Accuracy):
     }
 
     def frame(self, inputs: Inputs, sheet: Sheet) -> pd.DataFrame:
-        """Columns numbers (published, measured), claim, holds (NA: nothing to judge by), evidence.
+        """Columns numbers (published, measured), claim, holds, decided, evidence, images.
 
-        Shares are compared as they stand; evidence names the cells that contradict and counts
-        comparisons whose intervals overlap, which this many images cannot decide.
+        holds : as the shares stand; NA where there is nothing to judge by
+        decided : whether paired tests say the same: all comparisons of a claim that holds, one
+            that contradicts of a claim that does not; of the share of clean accuracy that is left,
+            intervals. NA in print and where no test says
+        evidence : the cells that contradict, and how many comparisons are undecided
+        images : on how many images all comparisons of a claim would be decided, each in four of
+            five experiments, if the published accuracies are the true ones. The discordance is the
+            upper end of what was measured (Wilson, 95 %), or the worst case. NA where nothing is
+            published to compare
         """
         table, curves = super().frame(inputs, sheet), None
         if self.dip and self.curve_classifier and self.curve_attacks and self.last and self.every:
@@ -86,17 +123,46 @@ class Claims(Accuracy):
                 first_iterations=self.curve_first_iterations,
             ).frame(inputs.predictions, sheet)
         printed = inputs.published("accuracy")
-        parts = {"measured": self.judge(table, sheet, curves)}
+        tests = _tests(inputs.predictions)
+        parts = {"measured": self.judge(table, sheet, curves, tests)}
         if printed is not None:
-            printed = printed.assign(low=printed["accuracy"], high=printed["accuracy"])
-            parts = {"published": self.judge(printed, sheet)} | parts
+            # The measured discordance is that of the read-outs that are compared here.
+            printed = printed.merge(table[[*CELL, *STEPS]], on=CELL, how="left")
+            parts = {"published": self.judge(printed, sheet, tests=tests, printed=True)} | parts
         return pd.concat(parts, names=["numbers"]).reset_index(level=0)
 
     def judge(
-        self, table: pd.DataFrame, sheet: Sheet, curves: pd.DataFrame | None = None
+        self,
+        table: pd.DataFrame,
+        sheet: Sheet,
+        curves: pd.DataFrame | None = None,
+        tests: Tests = lambda *_: None,
+        printed: bool = False,
     ) -> pd.DataFrame:
-        """The claims on one table of accuracies (columns of Table 1) and Figure 6's points."""
+        """The claims on one table of accuracies (columns of Table 1) and Figure 6's points.
+
+        tests : of two accuracies on the same measured images, None where they are not
+        printed : the accuracies are the paper's: its images are not here, so nothing is decided,
+            but how many images would do so is known
+        """
         cells, lines = _cells(table), _lines(curves)
+
+        def compare(net, attack, a: Point, b: Point, place: str) -> Check:
+            """Is a above b? On the images of both: a table may have more of one."""
+            test, clear, images = tests(net, attack, a.read, b.read), None, None
+            holds, text = bool(a.share > b.share), f"{place}: {a.share:.1%} against {b.share:.1%}"
+            if printed:
+                discordance = None
+                if test is not None:
+                    discordance = wilson(test.only_a + test.only_b, test.n)[1]
+                images = images_to_decide(a.share, b.share, discordance)
+            elif test is not None:
+                holds, clear = test.only_a > test.only_b, test.p_value < LEVEL
+                text += f" (alone {test.only_a} and {test.only_b} of {test.n})"
+            else:
+                clear = a.low > b.high or a.high < b.low
+            return Check(holds, text, clear, images)
+
         label = sheet.classifiers | sheet.attacks
         defenses = {name: sheet.defenses.get(name, name) for name in {*table["defense"]}}
         ours = sheet.defenses[self.tdips]
@@ -104,7 +170,13 @@ class Claims(Accuracy):
 
         def beats(other: str | None, over: Sequence[str]) -> list[Check]:
             return [
-                _compare(cells[a], cells[b], f"{label.get(net, net)} {label.get(attack, attack)}")
+                compare(
+                    net,
+                    attack,
+                    cells[a],
+                    cells[b],
+                    f"{label.get(net, net)} {label.get(attack, attack)}",
+                )
                 for net, attack in product(table["classifier"].unique(), over)
                 if (a := (net, self.tdips, attack)) in cells
                 and (b := (net, other, attack)) in cells
@@ -124,37 +196,44 @@ class Claims(Accuracy):
             f"{ours} beats {comdefend} on every attack": beats(self.comdefend, attacks),
             f"{ours} beats {comdefend} on clean images": beats(self.comdefend, ["clean"]),
             f"{hgd} collapses on strong attacks ({words}: below {COLLAPSE:.0%} of clean)": (
-                self._collapses(cells, label)
+                self._collapses(cells, label, printed)
             ),
             "DIP alone defends (some iteration beats no defense)": self._defends(
-                lines, cells, label
+                lines, cells, label, compare
             ),
-            f"{ours} beats DIP at equal iterations": self._outperforms(lines, label),
-            f"{ours} needs fewer iterations (λ₁ + λ₂ to DIP's best)": self._faster(lines, label),
-            f"under {words} accuracy rises, then falls": self._rises_and_falls(lines, label),
+            f"{ours} beats DIP at equal iterations": self._outperforms(lines, label, compare),
+            f"{ours} needs fewer iterations (λ₁ + λ₂ to DIP's best)": self._faster(
+                lines, label, compare
+            ),
+            f"under {words} accuracy rises, then falls": self._rises_and_falls(
+                lines, label, compare
+            ),
             f"in late iterations (from {late}) λ₁ hardly matters (≤ {HARDLY:.0%})": self._alike(
-                lines, label, late
+                lines, label, late, tests
             ),
         }
         verdicts = [(claim, *_verdict(checks)) for claim, checks in claims.items()]
-        frame = pd.DataFrame(verdicts, columns=["claim", "holds", "evidence"])
-        return frame.astype({"holds": "boolean"})
+        columns = ["claim", "holds", "decided", "evidence", "images"]
+        frame = pd.DataFrame(verdicts, columns=columns)
+        return frame.astype({"holds": "boolean", "decided": "boolean", "images": "float"})
 
     def grid(self, table: pd.DataFrame, sheet: Sheet, marks: Marks) -> Grid:
-        """A row per claim: does it hold in print, does it hold here, and why."""
-        words = {True: "yes", False: "no"}
+        """A row per claim: does it hold in print, does it hold here, why, what would decide."""
         rows: dict[str, list[str]] = {}
         for row in table.itertuples():
-            line = rows.setdefault(row.claim, [marks.text(row.claim), "–", "–", "–"])
-            at = 1 if row.numbers == "published" else 2
-            line[at] = "–" if pd.isna(row.holds) else words[bool(row.holds)]
-            if at == 2:
-                line[3] = marks.text(row.evidence)
+            line = rows.setdefault(row.claim, [marks.text(row.claim), *["–"] * 4])
+            if row.numbers == "published":
+                line[1] = verdict(row.holds, row.decided)
+                line[4] = images(row.images)
+            else:
+                line[2:4] = verdict(row.holds, row.decided), marks.text(row.evidence)
         caption = (
             f"{sheet.dataset}: the paper's claims, judged on its own numbers and on the measured"
-            " ones; oblivious attacker."
+            " ones. Undecided: paired tests (exact McNemar, 5 %, not adjusted) do not bear out what"
+            " the shares say. Images: how many would decide all comparisons of a claim, each in"
+            " 80 % of experiments, if the published accuracies are true; oblivious attacker."
         )
-        heads = ["in print", "measured", "evidence here"]
+        heads = ["in print", "measured", "evidence here", "images"]
         return Grid("Claim", heads, {"": list(rows.values())}, caption)
 
     def _pairs(self, lines: dict) -> list:
@@ -165,67 +244,84 @@ class Claims(Accuracy):
             if defense == self.tdips and (attack, self.dip, 0) in lines
         ]
 
-    def _collapses(self, cells, label) -> list[Check]:
+    def _collapses(self, cells, label, printed) -> list[Check]:
+        """A share against a part of another: clear where the intervals of both lie apart."""
         checks = []
-        for (net, defense, attack), (share, *_) in cells.items():
+        for (net, defense, attack), cell in cells.items():
             if defense == self.hgd and attack in self.strong and (net, self.hgd, "clean") in cells:
-                clean = cells[net, self.hgd, "clean"][0]
-                text = (
-                    f"{label.get(net, net)} {label.get(attack, attack)}: {share:.1%} of {clean:.1%}"
-                )
-                checks.append(Check(share < COLLAPSE * clean, text))
+                clean = cells[net, self.hgd, "clean"]
+                bar = COLLAPSE * clean.share
+                text = f"{label.get(net, net)} {label.get(attack, attack)}: {cell.share:.1%}"
+                text += f" of {clean.share:.1%}"
+                apart = cell.high < COLLAPSE * clean.low or cell.low > COLLAPSE * clean.high
+                # A quarter of clean is taken for a defense of its own: more discordant than it is.
+                needed = images_to_decide(cell.share, bar) if printed else None
+                checks.append(Check(cell.share < bar, text, None if printed else apart, needed))
         return checks
 
-    def _defends(self, lines, cells, label) -> list[Check]:
+    def _defends(self, lines, cells, label, compare) -> list[Check]:
         """DIP's best point against the undefended accuracy, the highest of the classifiers'."""
         checks = []
         for (attack, defense, _), line in lines.items():
-            bare = [cells[key] for key in cells if key[1:] == ("none", attack)]
+            bare = {key[0]: cells[key] for key in cells if key[1:] == ("none", attack)}
             if defense == self.dip:
                 top = line["accuracy"].idxmax()
                 place = f"{label.get(attack, attack)}, iteration {top}"
-                checks.append(_compare(_point(line, top), max(bare, default=(0.0,) * 3), place))
+                net = self.curve_classifier or max(bare, key=bare.get, default=None)
+                other = bare.get(net, Point(0.0, 0.0, 0.0, ("none", 0, 0)))
+                checks.append(compare(net, attack, _point(line, top), other, place))
         return checks
 
-    def _outperforms(self, lines, label) -> list[Check]:
+    def _outperforms(self, lines, label, compare) -> list[Check]:
+        """Ahead at every read-out; clear where it is, or where one at which it is not, is clear."""
         checks = []
         for attack, first, line, dip in self._pairs(lines):
             shared = line.index.intersection(dip.index)
-            points = {i: _compare(_point(line, i), _point(dip, i), "") for i in shared}
+            points = {
+                i: compare(self.curve_classifier, attack, _point(line, i), _point(dip, i), "")
+                for i in shared
+            }
             behind = [i for i, point in points.items() if not point.holds]
-            text = (
-                f"{label.get(attack, attack)}, λ₁ = {first}: not ahead at {_ranges(behind, shared)}"
-            )
-            text += f" ({len(behind)} of {len(shared)})"
-            checks.append(Check(not behind, text, all(point.clear for point in points.values())))
+            text = f"{label.get(attack, attack)}, λ₁ = {first}: "
+            text += f"not ahead at {_ranges(behind, shared)} " if behind else "behind nowhere "
+            text += f"({len(behind)} of {len(shared)})"
+            checks.append(Check(not behind, text, _decided(list(points.values()))))
         return checks
 
-    def _faster(self, lines, label) -> list[Check]:
+    def _faster(self, lines, label, compare) -> list[Check]:
+        """As good as DIP ever is, sooner; clear where it is ahead of DIP at as many steps then.
+
+        Where it never is, clear where its own best is behind.
+        """
         checks = []
         for attack, first, line, dip in self._pairs(lines):
             slow, goal = dip["accuracy"].idxmax(), dip["accuracy"].max()
             there = line.index[line["accuracy"] >= goal]
             text = f"{label.get(attack, attack)}, λ₁ = {first}: DIP's best {goal:.1%} at {slow}, "
             text += f"reached at {first} + {there[0]}" if len(there) else "never reached"
-            checks.append(Check(bool(len(there) and first + there[0] < slow), text))
+            at = there[0] if len(there) else line["accuracy"].idxmax()
+            holds = bool(len(there) and first + at < slow)
+            same = dip.index[dip.index >= first + at][0] if holds else slow
+            both = (_point(line, at), _point(dip, same))
+            clear = compare(self.curve_classifier, attack, *both, "").clear
+            checks.append(Check(holds, text, clear))
         return checks
 
-    def _rises_and_falls(self, lines, label) -> list[Check]:
+    def _rises_and_falls(self, lines, label, compare) -> list[Check]:
         """The best point lies inside the curve: above the first and above the last."""
         checks = []
         for (attack, defense, first), line in lines.items():
             if attack in self.strong and defense == self.tdips:
                 top, ends = line["accuracy"].idxmax(), (line.index[0], line.index[-1])
                 a, best, b = (_point(line, i) for i in (ends[0], top, ends[1]))
-                text = (
-                    f"{label.get(attack, attack)}, λ₁ = {first}: {a[0]:.1%}, best {best[0]:.1%} at "
-                )
-                text += f"{top}, {b[0]:.1%} at {ends[1]}"
-                both = [_compare(best, end, "") for end in (a, b)]
-                checks.append(Check(all(c.holds for c in both), text, all(c.clear for c in both)))
+                text = f"{label.get(attack, attack)}, λ₁ = {first}: {a.share:.1%}, best"
+                text += f" {best.share:.1%} at {top}, {b.share:.1%} at {ends[1]}"
+                both = [compare(self.curve_classifier, attack, best, end, "") for end in (a, b)]
+                checks.append(Check(all(c.holds for c in both), text, _decided(both)))
         return checks
 
-    def _alike(self, lines, label, late) -> list[Check]:
+    def _alike(self, lines, label, late, tests) -> list[Check]:
+        """Clear where the interval of the largest difference lies within the limits, or outside."""
         checks = []
         for attack in dict.fromkeys(attack for attack, *_ in lines):
             ours = {key[2]: line for key, line in lines.items() if key[:2] == (attack, self.tdips)}
@@ -233,17 +329,63 @@ class Claims(Accuracy):
             points = points[points.index >= late]
             if len(ours) > 1 and len(points):
                 spread = points.max(axis=1) - points.min(axis=1)
-                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {spread.idxmax()}"
-                checks.append(Check(bool(spread.max() <= HARDLY + 1e-9), text))
+                at, limit = spread.idxmax(), HARDLY + 1e-9
+                ends = (points.loc[at].idxmax(), points.loc[at].idxmin())
+                reads = [(self.tdips, int(first), int(at)) for first in ends]
+                test, clear = tests(self.curve_classifier, attack, *reads), None
+                if test is not None:
+                    low, high = paired_interval(test.only_a, test.only_b, test.n)
+                    clear = (-limit <= low and high <= limit) or low > limit
+                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {at}"
+                checks.append(Check(bool(spread.max() <= limit), text, clear))
         return checks
 
 
-def _cells(table: pd.DataFrame) -> dict:
-    """(classifier, defense, attack) to (share, low, high); nothing where there is no share."""
+def verdict(holds, decided) -> str:
+    """'yes' or 'no', as the shares stand; 'undecided' where tests do not say so; '–': unknown."""
+    if pd.isna(holds):
+        return "–"
+    if pd.notna(decided) and not decided:
+        return "undecided"
+    return "yes" if holds else "no"
+
+
+def images(number) -> str:
+    """How many images decide, in print: '1,234', 'no number' where shares are equal, '–'."""
+    if pd.isna(number):
+        return "–"
+    return "no number" if isinf(number) else f"{number:,.0f}"
+
+
+def _tests(predictions: pd.DataFrame) -> Tests:
+    """Exact paired tests on the rows of an experiment; None where there are none of a pair."""
+    answers = majority(predictions, ["defense", "first_iterations", "iteration"])
+    known = set(answers.index.droplevel("image"))
+
+    def test(net, attack, a, b) -> McNemar | None:
+        if (net, attack) not in known or not {a, b} <= set(answers):
+            return None
+        both = answers.loc[(net, attack)][[a, b]].dropna()
+        return mcnemar(both[a], both[b]) if len(both) else None
+
+    return test
+
+
+def _cells(table: pd.DataFrame) -> dict[tuple, Point]:
+    """(classifier, defense, attack) to its point; nothing where there is no share.
+
+    What is printed has no interval and no read-out.
+    """
     rows = table[table["accuracy"].notna()]
-    keys = zip(rows["classifier"], rows["defense"], rows["attack"], strict=True)
-    shares = rows[["accuracy", "low", "high"]].itertuples(index=False, name=None)
-    return dict(zip(keys, shares, strict=True))
+    return {
+        (row["classifier"], row["defense"], row["attack"]): Point(
+            row["accuracy"],
+            row.get("low", row["accuracy"]),
+            row.get("high", row["accuracy"]),
+            (row["defense"], row.get("first_iterations", 0), row.get("iteration", 0)),
+        )
+        for row in rows.to_dict("records")
+    }
 
 
 def _lines(curves) -> dict:
@@ -257,17 +399,11 @@ def _lines(curves) -> dict:
     }
 
 
-def _compare(a, b, place) -> Check:
-    """Is share a above b? Each (share, low, high)."""
-    (x, low, high), (y, other_low, other_high) = a, b
-    known = (low, other_low) != (x, y) or (high, other_high) != (x, y)
-    clear = low > other_high or high < other_low if known else None
-    return Check(bool(x > y), f"{place}: {x:.1%} against {y:.1%}", clear)
-
-
-def _point(line, iteration) -> tuple:
-    """(share, low, high) of a curve at an iteration."""
-    return tuple(line.loc[iteration, ["accuracy", "low", "high"]].astype(float))
+def _point(line, iteration) -> Point:
+    """A curve's point at an iteration."""
+    row = line.loc[iteration]
+    read = (row["defense"], int(row["first_iterations"]), int(iteration))
+    return Point(float(row["accuracy"]), float(row["low"]), float(row["high"]), read)
 
 
 def _ranges(chosen, every) -> str:
@@ -281,14 +417,26 @@ def _ranges(chosen, every) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
 
 
+def _decided(checks: Sequence[Check]) -> bool | None:
+    """Whether the tests say what the shares say; None where none of them says anything."""
+    failed = [check for check in checks if not check.holds]
+    clear = [check.clear for check in failed or checks]
+    if any(c is not None for c in clear):
+        return any(clear) if failed else all(clear)
+    return None
+
+
 def _verdict(checks) -> tuple:
-    """(holds, evidence) of a claim from its checks."""
+    """(holds, decided, evidence, images) of a claim from its checks."""
     if not checks:
-        return pd.NA, "nothing to judge by"
+        return pd.NA, pd.NA, "nothing to judge by", float("nan")
     failed = [check.text for check in checks if not check.holds]
     evidence = f"contradicted by {len(failed)} of {len(checks)}: {'; '.join(failed)}"
     if not failed:
         evidence = f"holds in {len(checks)} of {len(checks)}"
+        evidence += f": {checks[0].text}" if len(checks) == 1 else ""
     if unclear := sum(check.clear is False for check in checks):
-        evidence += f"; intervals overlap in {unclear} of {len(checks)}"
-    return not failed, evidence
+        evidence += f"; undecided in {unclear} of {len(checks)}"
+    decided = _decided(checks)
+    needed = [check.images for check in checks if check.images is not None]
+    return not failed, pd.NA if decided is None else decided, evidence, max(needed, default=None)

@@ -407,6 +407,8 @@ def _cell(row: dict, share: str) -> dict:
             lines.append(f"{name.replace('_', ' ')}: {shown}")
         elif name == "noise_level" and not pd.isna(value):
             lines.append(f"noise level (L2): {value:.3g}")
+        elif name in ("only_a", "only_b", "p_value"):
+            lines.append(f"{name.replace('_', ' ')}: {value:.3g}")
         elif name in ("first_iterations", "iteration") and value:
             lines.append(f"{'λ₁' if name == 'first_iterations' else 'iterations'} = {value}")
     return {"text": _percent(row[share]), "tip": "\n".join(lines)}
@@ -427,7 +429,8 @@ def _plain(frame: pd.DataFrame, sheet: dict) -> dict:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, float):
-            return "–" if pd.isna(value) else f"{value:.4g}"
+            whole = value.is_integer()
+            return "–" if pd.isna(value) else f"{value:,.0f}" if whole else f"{value:.4g}"
         return str(value)
 
     lines = [

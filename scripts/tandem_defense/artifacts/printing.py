@@ -135,6 +135,15 @@ def counts(n) -> str:
     return "–".join(str(count) for count in dict.fromkeys([known[0], known[-1]])) if known else "0"
 
 
+def points(difference: float) -> str:
+    """A difference of two shares in points of a hundred, with its sign.
+
+    >>> points(-0.125)
+    '−12.5'
+    """
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def interval_of(seeds: int) -> str:
     """What low and high are, in words."""
     return "95 % Wilson intervals" if seeds == 1 else f"median and range over {seeds} seeds"

@@ -82,7 +82,9 @@ def _verdict(claims: pd.DataFrame) -> str:
     judged = claims[(claims["numbers"] == "measured") & claims["holds"].notna()]
     if judged.empty:
         return ""
-    holds = int(judged["holds"].astype(str).eq("True").sum())
-    return (
-        f"Of the paper's claims that can be judged on these numbers, {holds} of {len(judged)} hold."
-    )
+    holds = judged["holds"].astype(str).eq("True")
+    text = f"Of the paper's claims that can be judged on these numbers, {holds.sum()} of"
+    text += f" {len(judged)} hold"
+    if open_ := int(judged.get("decided", pd.Series(dtype=str)).astype(str).eq("False").sum()):
+        text += f"; {open_} are undecided: within chance on so few images"
+    return f"{text}."

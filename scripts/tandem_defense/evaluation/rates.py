@@ -26,6 +26,17 @@ def fooled(rows: pd.DataFrame) -> pd.Series:
     return (rows["prediction"] != rows["label"]) & ~rows["rejected"].astype(bool)
 
 
+def majority(rows: pd.DataFrame, of: list[str]) -> pd.DataFrame:
+    """Which images most seeds classify correctly: a row per classifier, attack and image.
+
+    A column per value of the columns `of`, e.g. per defense; NA where there is no row. So n stays
+    the number of images, however many seeds there are.
+    """
+    keys = ["classifier", "attack", "image", *of]
+    share = correct(rows).groupby([rows[key] for key in keys], observed=True).mean()
+    return (share > 0.5).astype("boolean").unstack(of)
+
+
 def computed(predictions: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Those of the wanted cells (columns ``CELL``) that have any row, in their order.
 

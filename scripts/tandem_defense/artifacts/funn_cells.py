@@ -1,0 +1,166 @@
+"""What docs/reproduction_details.md has of FUNN: a function per file, ``(file, why, config)``.
+
+file : in ``reproduction/measured/``
+why : the file's section of ``reproduction/reasons.toml``
+config : ``reproduction/config.yaml``
+"""
+
+from pathlib import Path
+
+from tandem_defense.artifacts import findings, rates
+from tandem_defense.artifacts.findings import verdict
+from tandem_defense.artifacts.pages import as_noise, as_percent, as_table, labels_of
+from tandem_defense.evaluation.statistics import wilson
+from tandem_defense.extras import extra
+
+with extra("pipeline"):
+    import pandas as pd
+
+KEYS_OF_SEMANTICS = ["classifier", "output", "attack"]
+
+
+def table2(file: Path, why: dict, config: dict) -> str:
+    """FUNN's Table 2, a line per model and attack."""
+    labels, rows = labels_of(config, config["tables"]["table2"]["experiment"]), []
+    for row in pd.read_csv(file).itertuples():
+        agrees = verdict(row.published_success_rate, row.low, row.high, row.n)
+        rows.append(
+            (
+                labels.get(row.model, row.model),
+                labels.get(row.attack, row.attack),
+                as_percent(row.published_success_rate),
+                f"{as_percent(row.success_rate)} [{as_percent(row.low)}, {as_percent(row.high)}]",
+                as_noise(row.published_noise_level),
+                as_noise(row.noise_level),
+                agrees or "not published",
+                why.get(
+                    f"{row.model} {row.attack}",
+                    why.get(row.model, "") if agrees == "contradicted" else "",
+                ),
+            )
+        )
+    head = ["model", "attack", "published, %", "measured, % [interval]", "noise, published"]
+    return as_table([*head, "noise, measured", "verdict", "why"], rows, 2)
+
+
+def attack_semantics(file: Path, why: dict, config: dict) -> str:
+    """What becomes of the success rates if the attack reads the classifier otherwise."""
+    labels, rows = labels_of(config, "funn"), []
+    table = pd.read_csv(file)
+    for (name, output, attack), seeds in table.groupby(KEYS_OF_SEMANTICS, sort=False):
+        rate, noise = seeds["success_rate"], seeds["noise_level"]
+        rows.append(
+            (
+                labels.get(name, name),
+                output,
+                attack,
+                f"{as_percent(rate.median())} [{as_percent(rate.min())}, {as_percent(rate.max())}]",
+                as_noise(noise.median()),
+                len(seeds),
+            )
+        )
+    head = ["model", "what the attack sees", "attack", "success, % [range]", "noise", "seeds"]
+    return as_table(head, rows, 3)
+
+
+REACHED = (10, 50, 200, 1000, 2000)  # steps of DeepFool that the page shows
+BOUNDS = {"L2": (0.5, 1, 1.5), "L∞": (0.05, 0.1, 0.2)}  # and ε
+
+
+def funn_rates(file: Path, why: dict, config: dict) -> str:
+    """When and where FUNN's images fall, beside the classic autoencoder's."""
+    table = pd.read_csv(file)
+    walks, bounds = [], []
+    for norm in rates.NORMS:
+        for rule in rates.RULES:
+            for name, rows in rates.groups(table, f"DeepFool {norm}, {rule}").items():
+                shares = [as_percent(rates.fallen(rows, "step", steps)) for steps in REACHED]
+                middle = as_noise(rows["distance"].median())
+                walks.append((name, norm, rule, len(rows), *shares, middle))
+        tried = rates.groups(table, f"AutoAttack {norm}")
+        for name, rows in rates.groups(table, f"PGD {norm}").items():
+            left = rates.standing(table, name, norm)
+            for epsilon in BOUNDS[norm]:
+                kept = 1 - rates.fallen(rows, "distance", epsilon)
+                best = "–"
+                if name in tried:
+                    best = as_percent(1 - rates.fallen(tried[name], "distance", epsilon))
+                found = as_percent(rates.fallen(left, "distance", epsilon)) if len(left) else "–"
+                margin = as_noise(100 * left["margin"].median())
+                bounds.append(
+                    (name, norm, epsilon, as_percent(kept), best, len(left), margin, found)
+                )
+    steps = [f"{n} steps" for n in REACHED]
+    head = ["network", "norm", "ε", "PGD", "AutoAttack"]
+    return "\n".join(
+        [
+            f"![what the rates are made of](../reproduction/measured/{file.stem}.png)\n",
+            "Success of DeepFool in %, and the median distance of the images that fall:\n",
+            as_table(["network", "norm", "rule", "images", *steps, "distance"], walks, 3),
+            "What is still classified correctly within ε, in %. Of the images that 50 steps of"
+            " Foolbox 1's DeepFool do not fool: how many, what they have left of the true class's"
+            " lead over the next (median, in %), and how many PGD fools within ε (in %):\n",
+            as_table([*head, "not fooled", "lead left", "PGD fools"], bounds, 2),
+        ]
+    )
+
+
+def funn_claims(file: Path, why: dict, config: dict) -> str:
+    """The FUNN paper's words, judged on its own numbers and on ours."""
+    words = {True: "yes", False: "no"}
+    lines = []
+    ledgers = (ledger.itertuples() for ledger in findings.funn_ledger(file.parent))
+    for theirs, ours in zip(*ledgers, strict=True):
+        cells = [theirs.claim]
+        for judged in (theirs, ours):
+            known = pd.notna(judged.holds)
+            cells += [judged.evidence, words[bool(judged.holds)]] if known else ["–", "–"]
+        lines.append(cells)
+    return as_table(["claim", "published", "holds", "measured", "holds"], lines, 5)
+
+
+def references(file: Path, why: dict, config: dict) -> str:
+    """Clean accuracy and what AutoAttack leaves, of networks trained with labels."""
+    table = pd.read_csv(file)
+    cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
+    heads = [key for key in cells.reset_index()[["norm", "epsilon"]].drop_duplicates().to_numpy()]
+    heads = sorted(map(tuple, heads), key=lambda key: (key[0] != "none", key[0] == "l2", key[1]))
+    rows = []
+    for name in table["model"].unique():
+        row = [name]
+        for norm, epsilon in heads:
+            if (name, norm, epsilon) not in cells.index:
+                row.append("–")
+                continue
+            n, correct = cells.loc[(name, norm, epsilon)]
+            low, high = wilson(int(correct), int(n))
+            row.append(f"{100 * correct / n:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {n}")
+        rows.append(row)
+    norms = {"none": "clean", "linf": "L∞", "l2": "L2"}
+    titles = [norms[norm] + (f" {epsilon:g}" if epsilon else "") for norm, epsilon in heads]
+    return as_table(["model", *titles], rows, 1)
+
+
+def autoencoder_training(file: Path, why: dict, config: dict) -> str:
+    """What becomes of the baseline as it trains on."""
+    rows = [
+        (
+            row.widths,
+            row.initial_weights,
+            row.epochs,
+            row.head_epochs,
+            as_percent(row.accuracy),
+            f"{row.deepfool_l2:.2f}",
+            as_percent(row.fgsm_success),
+        )
+        for row in pd.read_csv(file).itertuples()
+    ]
+    head = [
+        "widths",
+        "initial weights",
+        "epochs",
+        "of the head",
+        "accuracy, %",
+        "DeepFool's mean L2",
+    ]
+    return as_table([*head, "FGSM ε = 0.005, success, %"], rows, 2)

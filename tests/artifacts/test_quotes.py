@@ -1,0 +1,71 @@
+"""Numbers in sentences, each counted by hand."""
+
+import pandas as pd
+import pytest
+
+from tandem_defense.artifacts.quotes import Number, fill, pairs
+from tandem_defense.evaluation.statistics import paired_interval
+
+TANDEM = """\
+run,image,network,steps,average,correct,psnr_clean
+tandem,a,dip1,100,none,0,20
+tandem,a,dip2,100,0.99,1,21
+tandem,b,dip2,100,0.99,1,23
+tandem,a,dip2,200,0.99,1,24
+tandem,b,dip2,200,0.99,0,26
+tandem,c,dip2,200,0.99,1,26
+dip,a,dip2,100,0.99,0,10
+dip,b,dip2,100,0.99,0,10
+dip,a,dip2,200,0.99,0,10
+dip,b,dip2,200,0.99,1,10
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tandem.csv").write_text(TANDEM)
+    (tmp_path / "autoencoder_training.csv").write_text(
+        "epochs,head_epochs,deepfool_l2\n1,5,0.5\n1,5,0.7\n3,5,0.25\n"
+    )
+    return tmp_path
+
+
+def test_numbers_are_medians_over_the_rows_of_a_key(folder):
+    text = "{autoencoder_training[1 | 5].deepfool_l2:.2f}, "
+    text += "{autoencoder_training[3 | 5].deepfool_l2:.0%}"
+    assert fill(text, folder) == "0.60, 25 %"
+    assert f"{Number(6)} of {Number(0.5)}, {Number(0.125):.1%}" == "6 of 0.5, 12.5 %"
+
+
+def test_the_tandem_by_run_average_and_steps(folder):
+    text = "{tandem[tandem | 0.99 | 100].psnr} dB of {tandem[tandem | 0.99 | 200].images}, "
+    text += "{tandem[tandem | dip1 | 100].psnr}, {tandem_peak[tandem | 0.99].correct} at "
+    text += "{tandem_peak[tandem | 0.99].first} to {tandem_peak[tandem | 0.99].last}"
+    assert fill(text, folder) == "22 dB of 3, 20, 2 at 100 to 200"
+
+
+def test_two_runs_are_paired_on_the_images_that_both_have(folder):
+    text = "{tandem_pairs[0.99 | 200].n}: {tandem_pairs[0.99 | 200].only_a} and "
+    text += "{tandem_pairs[0.99 | 200].only_b}"
+    assert fill(text, folder) == "2: 1 and 1"
+
+    row = pairs(pd.read_csv(folder / "tandem.csv", dtype={"average": str})).loc[100]
+    assert (row["low"], row["high"]) == paired_interval(2, 0, 2) and row["p_value"] == 0.5
+
+
+def test_lines_are_as_long_as_their_numbers_make_them(folder):
+    text = (
+        "{autoencoder_training[3 | 5].deepfool_l2}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
+    )
+    first, second, blank, *items = fill(text, folder).split("\n")
+    assert first.startswith("0.25 or so") and len(first) <= 100 and second.startswith("so")
+    assert blank == "" and items == ["* one item", "* two"]
+
+
+def test_what_is_not_there_is_named(folder):
+    with pytest.raises(ValueError, match="got 'dip . 0.9 . 100'; there are tandem . dip1 . 100"):
+        fill("{tandem[dip | 0.9 | 100].psnr}", folder)
+    with pytest.raises(ValueError, match="column of .*, got 'ssim'; there are psnr, correct"):
+        fill("{tandem[dip | 0.99 | 100].ssim}", folder)
+    with pytest.raises(FileNotFoundError, match="table2.csv"):
+        fill("{table2[funn | fgsm].low}", folder)
