@@ -147,7 +147,15 @@ def pairs(table: pd.DataFrame, average: str = "0.99", a="tandem", b="dip") -> pd
 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat({average: pairs(table, average) for average in ("none", "0.99")})
+    """The tandem beside DIP alone, per attack, average and steps."""
+    ends = {"BIM": ""} | {name: f", {name}" for name in ("FGSM", "MI-FGSM", "clean")}
+    return pd.concat(
+        {
+            (name, average): pairs(table, average, f"tandem{end}", f"dip{end}")
+            for name, end in ends.items()
+            for average in ("none", "0.99")
+        }
+    )
 
 
 def _rates(table: pd.DataFrame) -> pd.DataFrame:
