@@ -14,7 +14,7 @@ import pytest
 import tiny
 import yaml
 from browser import browser  # noqa: F401
-from checkout import copy_workflow, planned, snakemake
+from checkout import copy_workflow, planned, snakemake, unfinished
 
 from tandem_defense.files.adversarial import read_adversarial
 from tandem_defense.files.images import read_images
@@ -92,6 +92,12 @@ def test_every_artifact_is_there(run):
     assert timing.loc["all", "jobs"] == len(files) - 1  # all but its own
     assert {"attack", "restore", "figures", "provenance"} < set(timing.index)
     assert provenance["seeds"] == {"tdips": [0], "funn": [0]} and provenance["packages"]["torch"]
+
+
+@pytest.mark.parametrize("rule", ["train_classifier", "train_defense", "attack", "restore"])
+def test_the_log_of_a_long_job_counts_all_of_its_work(run, rule):
+    checkout, _ = run
+    assert unfinished(checkout / "demo/logs" / rule) == []
 
 
 def test_the_report_can_be_made(run):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tandem_defense.adam import Adam
 from tandem_defense.pipeline import checkpoint
+from tandem_defense.pipeline.progress import Progress
 from tandem_defense.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -93,12 +94,16 @@ def each_epoch(
     at = part.progress
     if at["epoch"] or at["batch"]:
         log.info("%s: going on after epoch %d, batch %d", name, at["epoch"], at["batch"])
+    batches_each = math.ceil(count / batch_size)
+    progress = Progress(epochs * batches_each, f"steps of {name}")
+    progress(at["epoch"] * batches_each + at["batch"])
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         parts = indices.split(batch_size)
         for batch in parts[at["batch"] :]:
             yield at["epoch"] * len(parts) + at["batch"], batch
             at["batch"] += 1
+            progress(1)
             if part.due():
                 part.save()
 

@@ -12,7 +12,7 @@ from tandem_defense.files.restored import read_restored
 from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import classes
 from tandem_defense.pipeline.entries import to_tensor
-from tandem_defense.pipeline.restore import logged, restore, span
+from tandem_defense.pipeline.restore import restore
 
 CLASSIFIER = {
     "class": "tandem_defense.classifiers.small:SmallCNN",
@@ -64,28 +64,6 @@ def test_rows_and_kept_images(job, tmp_path):
     assert not np.allclose(images["20/0"], images["20/2"], atol=1e-3)
     job("none kept", keep=0)
     assert read_restored(tmp_path / "none kept.shown") == ({}, [])
-
-
-def test_a_line_a_minute_says_how_much_time_is_left(caplog):
-    caplog.set_level("INFO")
-    now = [0.0]
-    progress = logged(1000, lambda: now[0])
-    for second in range(1, 151):  # two steps a second
-        now[0] = float(second)
-        progress(2)
-    progress(700)
-    assert [record.message for record in caplog.records] == [
-        "120 of 1000 image-steps (12 %), 7 min left",
-        "240 of 1000 image-steps (24 %), 6 min left",
-        "1000 of 1000 image-steps (100 %), 0 s left",
-    ]
-
-
-@pytest.mark.parametrize(
-    "seconds, text", [(40, "40 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7199, "2 h 0 min")]
-)
-def test_times_are_said_in_hours_and_minutes(seconds, text):
-    assert span(seconds) == text
 
 
 def test_flat_first_outputs_are_counted_in_the_file_and_over_files(job, tmp_path, caplog):

@@ -36,3 +36,11 @@ def planned(done: subprocess.CompletedProcess) -> dict[str, int]:
     table = done.stdout.split("Job stats:")[1]
     counts = dict(re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE))
     return {rule: int(n) for rule, n in counts.items() if rule != "total"}
+
+
+def unfinished(logs: Path) -> list[str]:
+    """Jobs' logs below a folder, there are some, that do not end by saying that all is done."""
+    all_of_it = re.compile(r"(\d+) of \1 [^(]+ \(100 %\), ended after .*\n\Z")
+    texts = {str(log): log.read_text() for log in logs.rglob("*.log")}
+    assert texts, f"{logs} holds no log"
+    return [log for log, text in texts.items() if not all_of_it.search(text)]

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pandas as pd
-from checkout import planned
+from checkout import planned, unfinished
 
 from tandem_defense.evaluation.threats import COLUMNS
 from tandem_defense.files.candidates import read_candidates
@@ -76,6 +76,8 @@ def test_a_configuration_with_threats_makes_table_3_and_figure_9(root, tmp_path)
     answers = pd.read_csv(results / "tables/checklist.csv").set_index("question")["answer"]
     assert answers["Was every defense attacked by one who knows of it?"] == "yes"
     assert answers["Was one tried who needs no gradient, and is he no stronger?"] == "no"
+    for rule in ATTACKED:
+        assert unfinished(tmp_path / "logs" / rule) == []
     # What a change runs again (docs/threats.md).
     artifacts = {"table3": 1, "figure9": 1, "checklist": 1}
     for old, new, expected in (

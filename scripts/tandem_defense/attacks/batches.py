@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, AttackResult
 from tandem_defense.device import is_out_of_memory
+from tandem_defense.pipeline.progress import Progress
 
 log = logging.getLogger(__name__)
 # Pixels attacked at a time: 11 photographs of 299 × 299 on a CPU, 93 on a GPU.
@@ -31,6 +32,7 @@ def in_batches(
     """
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // images[0, 0].numel())
     fields, done = {field.name: [] for field in dataclasses.fields(AttackResult)}, 0
+    progress = Progress(len(images), "images attacked")
     while done < len(images):
         part = slice(done, done + size)
         try:
@@ -50,5 +52,5 @@ def in_batches(
         for name, values in fields.items():
             values.append(getattr(result, name).cpu().numpy())
         done += len(result.images)
-        log.info("%d of %d images attacked", done, len(images))
+        progress(len(result.images))
     return {name: np.concatenate(values) for name, values in fields.items()}

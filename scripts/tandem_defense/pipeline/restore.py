@@ -1,9 +1,5 @@
 """Through a restoration and the classifiers to prediction rows at every read-out."""
 
-import logging
-import time
-from collections.abc import Callable
-
 import torch
 
 from tandem_defense import device
@@ -13,13 +9,10 @@ from tandem_defense.files import predictions
 from tandem_defense.files.restored import write_restored
 from tandem_defense.pipeline import checkpoint, classes, entries
 from tandem_defense.pipeline.classes import Entry
+from tandem_defense.pipeline.progress import Progress
 
 with extra("pipeline"):
     import pandas as pd
-
-log = logging.getLogger(__name__)
-
-MINUTE = 60.0  # seconds
 
 
 def restore(
@@ -48,7 +41,7 @@ def restore(
     extra = {"iterations": steps[-1]} | ({"first_iterations": lengths} if lengths else {})
     restoration = classes.build(entry | {"settings": entry["settings"] | extra}, seed).to(processor)
     lengths = sorted(set(lengths)) or [0]
-    restoration.progress = logged(restoration.steps(len(chunk.ids), steps[-1]))
+    restoration.progress = Progress(restoration.steps(len(chunk.ids), steps[-1]), "image-steps")
     predicted = torch.full((len(lengths), len(steps), len(nets), len(chunk.ids)), -1)
     flat = torch.zeros(len(lengths), len(chunk.ids), dtype=torch.bool)
     kept = {
@@ -85,34 +78,3 @@ def restore(
     write_restored(shown_output, pictures, list(chunk.ids[:keep]))
     table = pd.concat(tables, ignore_index=True)
     predictions.write(table, output, flat_first_outputs=int(flat.sum()))
-
-
-def logged(total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], None]:
-    """A callback that counts steps and logs, once a minute, how many of `total` and the time left.
-
-    The time left is at the speed since the last line: a job that was resumed counts the steps of
-    earlier runs at once.
-    """
-    done, told, since = 0, 0, clock()
-
-    def progress(steps: int) -> None:
-        nonlocal done, told, since
-        done += steps
-        now = clock()
-        if now - since < MINUTE and done < total:
-            return
-        left = (total - done) * (now - since) / max(done - told, 1)
-        log.info(
-            "%d of %d image-steps (%d %%), %s left", done, total, 100 * done // total, span(left)
-        )
-        told, since = done, now
-
-    return progress
-
-
-def span(seconds: float) -> str:
-    """'40 s', '12 min' or '3 h 20 min'."""
-    if seconds < MINUTE:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / MINUTE), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -15,6 +15,7 @@ from tandem_defense.files.candidates import FLAGS, CandidateSet, read_candidates
 from tandem_defense.files.images import read_images
 from tandem_defense.pipeline import checkpoint, classes, entries
 from tandem_defense.pipeline.classes import Entry
+from tandem_defense.pipeline.progress import Progress
 from tandem_defense.threats.base import DRAWS, judged_with, random
 
 with extra("pipeline"):
@@ -59,13 +60,16 @@ def attack(
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // x[0, 0].numel())
     # An attacker who knows of no defense attacks for all of them, which answer differently.
     keeps = threat.AWARE and not random(defended)
+    progress = Progress(shape[0] * len(chunk), "images attacked")
     for e, epsilon in enumerate(entry["epsilons"] or [None]):
         own = {} if epsilon is None else {"epsilon": epsilon}
         tool = classes.build(entry["attack"] | {"settings": entry["attack"]["settings"] | own})
         for start in range(0, len(chunk), size):
-            if [e, start] < part.progress["done"]:
-                continue
             rows = np.arange(len(chunk))[start : start + size]
+            here = len(rows)
+            if [e, start] < part.progress["done"]:
+                progress(here)
+                continue
             if e and keeps:
                 for values in found.values():
                     values[e, rows] = values[e - 1, rows]
@@ -81,6 +85,7 @@ def attack(
                 for name, values in found.items():
                     values[e, rows] = getattr(result, name).cpu().to(values.dtype)
             part.progress["done"] = [e, start + size]
+            progress(here)
             if part.due():
                 part.save()
         log.info(
@@ -156,6 +161,7 @@ def judge(
         "rejected": torch.zeros(shape, dtype=torch.bool),
     }
     part, tables = checkpoint.part("judged", live, done=[0, 0]).resume(), []
+    progress = Progress(len(sets) * number, "sets of candidates judged")
     for s, (threat, attack, epsilon, x, *does, linf, l2, of) in enumerate(sets):
         for draw in range(number):
             if [s, draw] >= part.progress["done"]:
@@ -165,8 +171,11 @@ def judge(
                 for name, values in found.items():
                     live[name][s, draw] = values
                 part.progress["done"] = [s, draw + 1]
+                progress(1)
                 if part.due():
                     part.save()
+            else:
+                progress(1)
             columns = {name: values[s, draw].numpy() for name, values in live.items()}
             columns |= {"threat": threat, "attack": attack, "epsilon": epsilon, "draw": draw}
             columns |= {"linf": linf, "l2": l2}
