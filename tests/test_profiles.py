@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import copy_workflow, snakemake
+from checkout import copy_workflow, snakemake, without_partitions
 
 # Ten jobs that ask for a GPU, five that do not; each notes when it runs.
 JOBS = """
@@ -92,3 +92,10 @@ def test_the_other_way_to_ask_for_a_gpu(checkout):
         assert found["slurm_account"] == "lab", rule
         if found["slurm_partition"] == "gpu":
             assert found["gres"] == "gpu:1" and found["gpu"] == "0", rule
+
+
+def test_partitions_may_be_left_to_what_jobs_ask_for(checkout):
+    """The site's block without names of partitions: --slurm-partition-config chooses then."""
+    jobs = resources(checkout, "--profile", str(without_partitions(checkout)))
+    assert not any("slurm_partition" in found for _, found in jobs)
+    assert {rule for rule, found in jobs if "gpu" in found} >= {"attack", "restore"}

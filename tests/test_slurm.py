@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkout import copy_workflow, planned
+import yaml
+from checkout import copy_workflow, planned, without_partitions
 from cluster import Cluster, command, missing, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -274,6 +275,38 @@ def test_jobs_ask_for_what_their_rules_say(submitted, local, tmp_path):
         assert show(chunk, "MinMemoryNode") == "4000M" and show(chunk, "TimeLimit") == "01:00:00"
         assert show(table, key) == "" and show(table, "Partition") == "cpu"
         check_complete(submitted, local)
+
+
+def test_partitions_are_found_and_nodes_left_out(root, checkout, cluster, tmp_path):
+    """Without accounting, of which this cluster has none: GPUs are added to the file by hand."""
+    folder, file = working_directory(root, tmp_path / "work"), tmp_path / "partitions.yaml"
+    generate = Path(sys.executable).with_name("generate-slurm-partition-config")
+    subprocess.run([generate, "-o", file], check=True)
+    limits = yaml.safe_load(file.read_text())["partitions"]
+    assert set(limits) == {"cpu", "gpu"} and limits["gpu"].get("max_gpu") is None
+    limits["gpu"]["max_gpu"] = 2
+    file.write_text(yaml.safe_dump({"partitions": limits}))
+    profile = (
+        "--profile",
+        str(without_partitions(checkout)),
+        "--slurm-partition-config",
+        str(file),
+    )
+    run = Run(checkout, folder, (*profile, "--slurm-init-seconds-before-status-checks", "14"))
+    for target, partition, more in (
+        ("results/images/funn/train.safetensors", "cpu", ()),
+        (
+            "results/classifiers/funn/0/classic.safetensors",
+            "gpu",
+            ("--slurm-exclude-failed-nodes", "n1", "--slurm-efficiency-report"),
+        ),
+    ):
+        done = run(target, *more)
+        assert done.returncode == 0, done.stdout
+        (job,) = submissions(run)
+        assert show(job, "Partition") == partition
+        assert show(job, "ExcNodeList") == ("n1" if more else "(null)")
+    assert "Failed to retrieve job data" in run.said()
 
 
 def test_a_job_that_exits_1(submitted, local, reliability):

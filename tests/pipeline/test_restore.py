@@ -13,6 +13,7 @@ from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import classes
 from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.pipeline.restore import restore
+from tandem_defense.restoration import lanes, native
 
 CLASSIFIER = {
     "class": "tandem_defense.classifiers.small:SmallCNN",
@@ -64,6 +65,20 @@ def test_rows_and_kept_images(job, tmp_path):
     assert not np.allclose(images["20/0"], images["20/2"], atol=1e-3)
     job("none kept", keep=0)
     assert read_restored(tmp_path / "none kept.shown") == ({}, [])
+
+
+def test_a_job_s_images_are_restored_side_by_side_on_a_gpu(job, monkeypatch):
+    """The engine of GPUs, here on the CPU: a step is one of all images, and of all λ₁."""
+    advance, steps = lanes.Fit.step, []
+
+    def step(self):
+        steps.append(self.network.lanes)
+        advance(self)
+
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(lanes.Fit, "step", step)
+    rows = predictions.read(job("a"), "restore")
+    assert steps == 20 * [3] + 4 * [6] and len(rows) == 12
 
 
 def test_flat_first_outputs_are_counted_in_the_file_and_over_files(job, tmp_path, caplog):

@@ -44,3 +44,14 @@ def unfinished(logs: Path) -> list[str]:
     texts = {str(log): log.read_text() for log in logs.rglob("*.log")}
     assert texts, f"{logs} holds no log"
     return [log for log, text in texts.items() if not all_of_it.search(text)]
+
+
+def without_partitions(checkout: Path) -> Path:
+    """A copy of the SLURM profile that names no partition, as docs/running.md says."""
+    text = (checkout / "profiles/slurm/config.yaml").read_text()
+    folder = checkout / "profiles/automatic"
+    folder.mkdir()
+    text, changes = re.subn(r"(?m)^  (cpu|gpu): {slurm_partition: \1}", r"  \1: {}", text)
+    assert changes == 2, text
+    (folder / "config.yaml").write_text(text)
+    return folder
