@@ -4,10 +4,10 @@
 # The folder `run` holds a config.yaml (a copy of demo/'s, or the top-level one) and gets the results.
 FROM python:3.12-slim
 
-# Restoration on a CPU compiles its code for the processor that it runs on. Debian's archive keeps just
-# the latest g++, so that a pinned one would soon be gone.
+# Restoration on a CPU compiles its code for the processor that it runs on; jobs in Kubernetes copy files
+# by rsync. Debian's archive keeps just the latest g++, so that a pinned one would soon be gone.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends g++ rsync && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /workflow
 COPY requirements-uv.lock requirements.lock ./

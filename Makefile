@@ -60,6 +60,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
 	$(BIN)/snakemake --lint --directory demo
 
 dry-runs: .venv/ready
@@ -68,6 +69,7 @@ dry-runs: .venv/ready
 	$(BIN)/snakemake --dry-run --quiet all $(if $(shell command -v conda),--use-conda) --cores 8 regenerate_paper_figures tables figures
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm
 	$(BIN)/snakemake --dry-run --quiet all --profile profiles/slurm --directory demo
+	$(BIN)/snakemake --dry-run --quiet all --profile profiles/kubernetes
 
 # Renews both lock files from pyproject.toml.
 lock:

@@ -1,6 +1,7 @@
 """The profiles: what is limited on one machine, what is asked of a cluster."""
 
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -99,3 +100,29 @@ def test_partitions_may_be_left_to_what_jobs_ask_for(checkout):
     jobs = resources(checkout, "--profile", str(without_partitions(checkout)))
     assert not any("slurm_partition" in found for _, found in jobs)
     assert {rule for rule, found in jobs if "gpu" in found} >= {"attack", "restore"}
+
+
+def test_kubernetes_gets_what_it_needs_to_give_a_gpu(checkout):
+    """Limits, and whose GPU it is."""
+    jobs = resources(checkout, "--profile", "profiles/kubernetes")
+    assert {"prepare_images", "attack", "restore", "table1"} <= {rule for rule, _ in jobs}
+    for rule, found in jobs:
+        assert found["scale"] == "0", rule
+        assert found.get("gpu_manufacturer") == ("nvidia" if "gpu" in found else None), rule
+
+
+def test_the_rich_logger_shows_a_bar_per_rule(checkout):
+    """In a terminal, with a job of this workflow."""
+    command = [sys.executable, "-m", "snakemake", "--directory", "demo", "--cores", "1"]
+    command += ["results/images/funn/test.safetensors", "--logger", "rich"]
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(command, cwd=checkout, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while part := os.read(screen, 4096):
+            shown += part
+    except OSError:  # how Linux says that nobody has the terminal open any more
+        os.close(screen)
+    assert process.wait() == 0, shown.decode()
+    assert "prepare images" in shown.decode() and "100%" in shown.decode()
