@@ -26,7 +26,7 @@ from tandem_defense.defenses.dip import TandemDIP
 from tandem_defense.device import free_memory, is_out_of_memory, tf32
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.pipeline.entries import to_tensor
-from tandem_defense.restoration import engine, lanes, reference
+from tandem_defense.restoration import capacity, engine, lanes, reference
 from tandem_defense.restoration.reference import (
     Architecture,
     FitSettings,
@@ -68,7 +68,7 @@ class Bench:
 
     device: torch.device
     size: int = 299
-    most: int = lanes.MOST
+    most: int = capacity.MOST
     networks: dict[str, Architecture] = field(
         default_factory=lambda: {"dip2/8": dip2(3, 8), "dip2/4": dip2(3, 4), "dip1": dip1()}
     )
