@@ -29,7 +29,8 @@ rule download_archive:
     """Download an archive of resources/downloads.toml, take its files out and check each."""
     input:
         manifest=ancient(workflow.source_path("../resources/downloads.toml")),
-        members=lambda w: ancient(ROOT / "resources" / DOWNLOADS[w.file]["members"]),
+        # local: the checkout is where Snakemake runs, also where the results are in a storage
+        members=lambda w: local(ancient(ROOT / "resources" / DOWNLOADS[w.file]["members"])),
     output:
         directory("results/downloads/{file}"),
     log:

@@ -22,6 +22,7 @@ KEYS = {
     "table2": ["model", "attack"],
     "attack_semantics": ["classifier", "output", "attack"],
     "autoencoder_training": ["epochs", "head_epochs"],
+    "baselines": ["setting", "attack"],
     "overview": ["experiment", "classifier", "defense", "attack"],
 }
 
