@@ -61,6 +61,7 @@ def test_markdown_shows_every_rule(folder):
     assert cells["all"][8].strip() == "100.0%"
 
 
-def test_no_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no benchmark files below .*: run the workflow"):
-        timing.gather(tmp_path)
+def test_no_files(tmp_path, folder):
+    table = timing.gather(tmp_path / "none")
+    assert table.empty and list(table) == list(timing.gather(folder))
+    assert timing.markdown(table) == "No job has left a benchmark file here.\n"

@@ -9,6 +9,7 @@ with extra("pipeline"):
     from tabulate import tabulate
 
 
+COLUMNS = ["rule", "jobs", "seconds", "mean", "max", "memory_mb", "load", "share"]
 FIRST_LOOKS, LATER_LOOKS = 15.5, 30.0  # seconds, of snakemake/benchmark.py
 
 
@@ -21,8 +22,8 @@ def gather(folder: str | Path, *, omit: str = "") -> pd.DataFrame:
     Columns: rule; jobs; seconds, mean, max (wall time of the jobs in seconds: their sum, mean and
     maximum); memory_mb (the largest job's resident memory in MiB); load (processor cores in use,
     mean over the time); share (of all jobs' seconds, 0 to 1). Memory and load are NaN where jobs
-    were too short for Snakemake to measure them.
-    Raises FileNotFoundError where there are no benchmark files.
+    were too short for Snakemake to measure them. There are no rows where there are no benchmark
+    files: those of jobs in containers of their own do not come back.
     """
     folder = Path(folder)
     jobs = []
@@ -31,9 +32,7 @@ def gather(folder: str | Path, *, omit: str = "") -> pd.DataFrame:
         if rule != omit:
             jobs.append(pd.read_csv(path, sep="\t", na_values=["-"]).assign(rule=rule))
     if not jobs:
-        raise FileNotFoundError(
-            f"no benchmark files below {folder}, expected one per job: run the workflow first"
-        )
+        return pd.DataFrame(columns=COLUMNS)
     jobs = pd.concat(jobs, ignore_index=True)
     # Snakemake looks at a job 31 times in the first 15 seconds, then every 30 seconds: the
     # processor time that it writes is that of its last look, not of the job's end.
@@ -66,6 +65,8 @@ def markdown(table: pd.DataFrame) -> str:
         )
         for _, row in table.iterrows()
     ]
+    if not rows:
+        return "No job has left a benchmark file here.\n"
     head = ["Rule", "Jobs", "Seconds", "Mean", "Max", "Memory, MiB", "Cores in use", "Share"]
     align = ["left", *["right"] * 7]
     body = tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
