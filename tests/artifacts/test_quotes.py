@@ -45,8 +45,8 @@ def test_the_tandem_by_run_average_and_steps(folder):
 
 
 def test_two_runs_are_paired_on_the_images_that_both_have(folder):
-    text = "{tandem_pairs[0.99 | 200].n}: {tandem_pairs[0.99 | 200].only_a} and "
-    text += "{tandem_pairs[0.99 | 200].only_b}"
+    text = "{tandem_pairs[BIM | 0.99 | 200].n}: {tandem_pairs[BIM | 0.99 | 200].only_a} and "
+    text += "{tandem_pairs[BIM | 0.99 | 200].only_b}"
     assert fill(text, folder) == "2: 1 and 1"
 
     row = pairs(pd.read_csv(folder / "tandem.csv", dtype={"average": str})).loc[100]
