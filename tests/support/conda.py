@@ -7,6 +7,7 @@ are empty, but for `python`, which starts the Python that runs the tests and lea
 import asyncio
 import io
 import json
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -109,4 +110,12 @@ def main(base: str, channel: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    status = 0
+    try:
+        main(*sys.argv[1:])
+    except SystemExit as error:
+        print(error, file=sys.stderr)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # rattler's threads may crash an interpreter that is being taken down
