@@ -29,10 +29,24 @@ def schema(root) -> dict:
 
 @pytest.fixture
 def config(root) -> dict:
-    """The demo's configuration, fractions replaced; a fresh copy for every test."""
+    """The demo's configuration, fractions replaced; a fresh copy for every test.
+
+    With a second classifier, which curves and threats leave out.
+    """
     from tandem_defense.pipeline.configuration import with_fractions
 
-    return with_fractions(yaml.safe_load((root / "demo/config.yaml").read_text()))
+    config = with_fractions(yaml.safe_load((root / "demo/config.yaml").read_text()))
+    experiment = config["experiments"]["tdips"]
+    experiment["classifiers"]["shufflenet"] = {
+        "kind": "torchvision",
+        "architecture": "shufflenet_v2_x0_5",
+        "classes": 7,
+        "training": {"epochs": 1},
+    }
+    curves = [experiment["defenses"]["dip"], experiment["defenses"]["tdips"]["readouts"][1]]
+    for entry in (*curves, *experiment["threats"].values()):
+        entry.setdefault("only", {})["classifiers"] = ["small"]
+    return config
 
 
 @pytest.fixture(autouse=True)

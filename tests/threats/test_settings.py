@@ -67,7 +67,7 @@ def test_a_wrong_threat_is_named(config, schema, threat, expected):
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("experiments.tdips.threat_images", 9, "allowed are at most images, 8"),
+        ("experiments.tdips.threat_images", 17, "allowed are at most images, 16"),
         ("experiments.tdips.draws", 2, "draws: found 2, allowed is a whole number ≥ 3"),
         ("tables.table3.epsilon", 0.3, "tables.table3.epsilon: found 0.3, allowed is one of 0.03"),
         ("figures.figure9.control", "none", "figure9.control: found 'none', allowed is one of"),
