@@ -56,6 +56,11 @@ rule summary:
     params:
         code=code("summary.py"),
         sheets=GALLERY.sheets(),
+        claims=[
+            entry["experiment"]
+            for entry in config.get("tables", {}).values()
+            if entry["kind"] in ("claims", "funn_claims")
+        ],
     script:
         "../scripts/summary.py"
 

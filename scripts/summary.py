@@ -11,7 +11,7 @@ with logs.capture(snakemake.log[0]):
     files = snakemake.input
     text = summary(
         pd.read_csv(files.overview),
-        [pd.read_csv(file) for file in files.claims],
+        zip(snakemake.params.claims, map(pd.read_csv, files.claims), strict=True),
         snakemake.params.sheets,
     )
     Path(snakemake.output[0]).write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """What came out, in about ten lines: the first thing that the report shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from tandem_defense.artifacts.printing import counts
 from tandem_defense.extras import extra
@@ -16,12 +16,14 @@ Accuracy from the lowest to the highest over classifiers and attacks; ahead: in 
 classifier and attack. Restorations at their last read-out, with the smallest λ₁. † control."""
 
 
-def summary(overview: pd.DataFrame, claims: Sequence[pd.DataFrame], sheets: dict) -> str:
+def summary(
+    overview: pd.DataFrame, claims: Iterable[tuple[str, pd.DataFrame]], sheets: dict
+) -> str:
     """reStructuredText: a line per defense with its lowest and highest accuracy, then the claims.
 
     overview : as ``tables/overview.csv``; of restorations the last read-out counts, with the
         smallest λ₁
-    claims : the frames of tables of the kinds ``claims`` and ``funn_claims``
+    claims : experiment and frame of each table of the kinds ``claims`` and ``funn_claims``
     sheets : experiment to :class:`artifacts.base.Sheet`'s fields and ``label``
     """
     lines = [
@@ -30,7 +32,7 @@ def summary(overview: pd.DataFrame, claims: Sequence[pd.DataFrame], sheets: dict
         for line in _lines(_last(rows), sheets[name])
     ]
     text = tabulate(lines, HEAD, tablefmt="rst", disable_numparse=True)
-    said = [_verdict(frame) for frame in claims]
+    said = [_verdict(sheets[name]["label"], frame) for name, frame in claims]
     return "\n\n".join([text, NOTE, *(line for line in said if line)]) + "\n"
 
 
@@ -77,13 +79,13 @@ def _range(shares: pd.Series) -> str:
     return "–".join(ends)
 
 
-def _verdict(claims: pd.DataFrame) -> str:
+def _verdict(label: str, claims: pd.DataFrame) -> str:
     """How many of the paper's claims hold on what was measured, of those that can be judged."""
     judged = claims[(claims["numbers"] == "measured") & claims["holds"].notna()]
     if judged.empty:
         return ""
     holds = judged["holds"].astype(str).eq("True")
-    text = f"Of the paper's claims that can be judged on these numbers, {holds.sum()} of"
+    text = f"{label}: of the paper's claims that can be judged on these numbers, {holds.sum()} of"
     text += f" {len(judged)} hold"
     if open_ := int(judged.get("decided", pd.Series(dtype=str)).astype(str).eq("False").sum()):
         text += f"; {open_} are undecided: within chance on so few images"
