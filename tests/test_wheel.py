@@ -48,7 +48,7 @@ def engine(monkeypatch):
     """``engine(path)`` makes the compiled code that of a file."""
 
     def choose(path):
-        monkeypatch.setattr(native, "shipped", lambda: path)
+        monkeypatch.setattr(native, "shipped", lambda narrow=False: path)
         native.library.cache_clear()
 
     yield choose
@@ -124,6 +124,8 @@ def test_the_highest_level_of_the_processor_is_taken(monkeypatch, tmp_path, flag
         (tmp_path / f"cpu-x86-64-{name}.so").touch()
     expected = tmp_path / f"cpu-x86-64-{level}.so" if level else None
     assert native.shipped() == expected
+    if level == "v4":  # whose vectors are twice as wide
+        assert native.shipped(narrow=True) == tmp_path / "cpu-x86-64-v3.so"
 
 
 def test_the_wheel_s_flags_are_those_of_the_first_use(root):

@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, root):
     out.write_bytes(b"kept")
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from tandem_defense.restoration import native; native.library();"
+        "from tandem_defense.restoration import native; native.library(); native.library(True);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
         "from tandem_defense.cli import main; sys.exit(main())"
     )

@@ -100,7 +100,7 @@ def test_the_first_networks_output_is_told(channels):
 @pytest.mark.parametrize("name", ENGINES)
 def test_progress_counts_every_step(name, monkeypatch):
     if name == "lanes":
-        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(native, "library", lambda narrow: None)
     defense = TandemDIP(first_iterations=(2, 3), iterations=14, first_width=0.125, **SMALL)
     done = []
     defense.progress = done.append
@@ -219,7 +219,7 @@ def test_works_before_a_classifier_under_no_grad():
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_caller_s_no_grad_stays(fast, monkeypatch):
     if not fast:
-        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(native, "library", lambda narrow: None)
     with torch.no_grad():
         for _ in DIP(feature_scale=32).trace(photos(1), ["a"], [1, 2]):
             assert not torch.is_grad_enabled()

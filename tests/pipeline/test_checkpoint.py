@@ -149,7 +149,7 @@ def test_a_killed_restoration_goes_on_to_the_same_bytes(tmp_path, caplog, whole,
 def test_lanes_go_on_too(tmp_path, caplog, kill_after, monkeypatch):
     """The engine of GPUs, here on the CPU; all lanes are kept."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda narrow: None)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder in (whole, resumed):
         folder.mkdir()
@@ -172,7 +172,7 @@ def test_one_engine_goes_on_where_another_was(tmp_path, caplog, kill_after, monk
     expected = list(defense.trace(images, list("abc"), [20, 60]))
     stopped = {i: int(n) for read in expected for i, n in zip(read.positions, read.stopped)}
     compiled = native.library
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda narrow: None)
     kill_after(1)
     defense.batch = 2
     with pytest.raises(Killed), checkpoint.kept(tmp_path / "checkpoint", {}):

@@ -75,7 +75,7 @@ def test_a_job_s_images_are_restored_side_by_side_on_a_gpu(job, monkeypatch):
         steps.append(self.network.lanes)
         advance(self)
 
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda narrow: None)
     monkeypatch.setattr(lanes.Fit, "step", step)
     rows = predictions.read(job("a"), "restore")
     assert steps == 20 * [3] + 4 * [6] and len(rows) == 12

@@ -151,8 +151,9 @@ from tandem_defense.restoration.reference import FitSettings, Task, dip2
 {first}
 task = Task(torch.full((3, 64, 64), 0.25), 0)
 settings = FitSettings(readouts=(1,), learning_rate=1e-3, smoothing=0)
-assert native.library() is not None
-for read in native.fit(dip2(3, 32), [task], settings):
+prior = dip2(3, 32)
+assert native.library(native.narrow(prior)) is not None
+for read in native.fit(prior, [task], settings):
     print("fitted", len(read.positions))
 """
 
@@ -170,6 +171,23 @@ def fitted(first: str = "", **environment: str) -> str:
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stdout.endswith("fitted 1\n")
     return done.stdout
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_narrow_vectors_are_for_maps_that_wide_ones_would_pad(monkeypatch, fused):
+    """With AVX-512 a network of 8, 16, … channels has vectors of 8 numbers."""
+    flags = "flags : avx2 avx512f avx512vl" if fused else "flags : avx2"
+    monkeypatch.setattr(native, "_processor", lambda: flags)
+    monkeypatch.setattr(native, "_kept", lambda folder, name: name)
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda name: name)
+    monkeypatch.setattr(native, "_declared", lambda name: name)
+    native.library.cache_clear()
+    try:
+        names = [native.library(native.narrow(p)) for p in (dip2(32, 8), dip2(32, 4), dip1())]
+    finally:
+        native.library.cache_clear()
+    assert names[1] == names[2]
+    assert (names[0] != names[1]) == fused
 
 
 def test_a_damaged_library_is_compiled_again(tmp_path):

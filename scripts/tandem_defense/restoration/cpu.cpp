@@ -37,8 +37,10 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(NARROW)
 constexpr int BYTES = 64, ROWS = 14;  // 28 of 32 registers accumulate
+#elif defined(__AVX512VL__)  // for networks that twice as wide vectors would pad (native.py)
+constexpr int BYTES = 32, ROWS = 14;
 #elif defined(__AVX__)
 constexpr int BYTES = 32, ROWS = 6;  // 12 of 16
 #elif defined(__aarch64__)

@@ -58,7 +58,8 @@ def fit(
         if engine == "triton":
             implementation = triton_lanes()
         else:
-            compiled = device.type == "cpu" and settings.precision != "bf16" and native.library()
+            compiled = device.type == "cpu" and settings.precision != "bf16"
+            compiled = compiled and native.library(native.narrow(architecture))
             implementation = native if compiled else lanes
         reads = implementation.fit(architecture, tasks, settings, batch=batch, progress=progress)
     while True:

@@ -4,9 +4,10 @@ Where there are fewer images than threads, an image's layers are shared by sever
 image's result does not depend on the number of threads, neighbors or order, to the last bit.
 
 A wheel for Linux on x86-64 ships the code compiled for three levels of that processor. Elsewhere,
-and in a checkout, it is compiled once per machine, by the C++ compiler that is there (``CXX``, or
-``c++``, ``g++``, ``clang++``), and kept in ``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``).
-Its SHA-256 stands in its name: a damaged file is compiled again.
+and in a checkout, it is compiled once per machine (with AVX-512 twice, see :func:`library`), by the
+C++ compiler that is there (``CXX``, or ``c++``, ``g++``, ``clang++``), and kept in
+``~/.cache/tandem-defense`` (``TANDEM_DEFENSE_CACHE``). Its SHA-256 stands in its name: a damaged
+file is compiled again.
 """
 
 import ctypes
@@ -62,10 +63,20 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def shipped() -> Path | None:
+def narrow(architecture: Architecture) -> bool:
+    """Whether 16 numbers, a vector of AVX-512, would pad its narrowest map to twice its channels.
+
+    That map has the image's resolution, and moving it takes longer than computing it.
+    """
+    return 0 < min(architecture.widths) % 16 <= 8
+
+
+def shipped(narrow: bool = False) -> Path | None:
     """The wheel's build for the highest level that this processor has; None without one."""
     have = set(_processor().split())
     for level, needed in LEVELS.items():
+        if narrow and level == "v4":
+            continue
         path = SOURCE.with_name(f"cpu-x86-64-{level}.so")
         if path.exists() and have.issuperset(needed.split()):
             return path
@@ -73,9 +84,14 @@ def shipped() -> Path | None:
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled code; None, and a warning, where there is none and it cannot be compiled."""
-    if path := shipped():
+def library(narrow: bool = False) -> ctypes.CDLL | None:
+    """The compiled code; None, and a warning, where there is none and it cannot be compiled.
+
+    narrow : with vectors of AVX2's width where the processor has wider ones
+    """
+    if narrow and "avx512vl" not in _processor().split():
+        return library()
+    if path := shipped(narrow):
         return _declared(ctypes.CDLL(str(path)))
     command = compiler()
     if command is None:
@@ -85,14 +101,15 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     version = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
-    key = "\n".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, version, _processor()])
+    flags = [*FLAGS, *(["-DNARROW"] if narrow else [])]
+    key = "\n".join([SOURCE.read_text(encoding="utf-8"), *flags, version, _processor()])
     folder = Path(
         os.environ.get("TANDEM_DEFENSE_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem-defense"
     )
     name = f"cpu-{_digest(key.encode())}"
     try:
-        made = _kept(folder, name) or _compile(command, folder, name)
+        made = _kept(folder, name) or _compile([command, *flags], folder, name)
         return _declared(ctypes.CDLL(str(made)))
     except (OSError, subprocess.CalledProcessError) as error:
         log.warning(
@@ -117,14 +134,14 @@ def _kept(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _compile(command: str, folder: Path, name: str) -> Path:
+def _compile(command: Sequence[str], folder: Path, name: str) -> Path:
     """The library, in its place in one piece, whoever else compiles it at the same time."""
     log.info("compiling %s for this processor, once", SOURCE.name)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "made.so"
         subprocess.run(
-            [command, *FLAGS, "-o", str(made), str(SOURCE)],
+            [*command, "-o", str(made), str(SOURCE)],
             check=True,
             capture_output=True,
             text=True,
@@ -173,7 +190,7 @@ class Network:
         name = str(dtype).removeprefix("torch.")
         verbs = ("new", "start", "save", "resume", "fit", "free")
         self._new, self._start, self._save, self._resume, self._fit, self._free = (
-            getattr(library(), f"prior_{verb}_{name}") for verb in verbs
+            getattr(library(narrow(architecture)), f"prior_{verb}_{name}") for verb in verbs
         )
         widths = (ctypes.c_int * len(architecture.widths))(*architecture.widths)
         kind = ("dip1", "dip2").index(architecture.kind)
@@ -469,7 +486,7 @@ def fit(
     PyTorch's threads, but no more than there are CPUs, are divided among the images at work: fewer
     images than threads have several threads each. The precision is float32 or float64.
     """
-    library()  # compiled before the threads start
+    library(narrow(architecture))  # compiled before the threads start
     threads = device.limit_threads(torch.get_num_threads())
     count = min(batch or threads, len(tasks))
     yield from Workers(architecture, tasks, settings, count, threads, progress).run()
