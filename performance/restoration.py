@@ -406,13 +406,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--again", action="store_true", help="also what is there already")
-    parser.add_argument("--page", action="store_true", help="only write the page's tables")
+    parser.add_argument("--page", action="store_true", help="only write table and picture")
     options = parser.parse_args()
     table = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame()
     if options.page:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
         after = rest.split(END)[1]
         PAGE.write_text(before + BEGIN + "\n" + page(table) + "\n" + END + after, encoding="utf-8")
+        plot(table, options.output.with_suffix(".png"))
         return
     if not find_spec("deepinv"):
         print("deepinv is left out: pip install --group benchmark", file=sys.stderr)
