@@ -61,10 +61,11 @@ def main() -> None:
     net = Torchvision(architecture="resnet50").eval()
     net.read_checkpoint(str(HERE / "inputs/resnet50.safetensors"))
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
+    known = set(table[KEYS].itertuples(index=False, name=None))
     for name, photograph in photographs(net, options.images).items():
         for attack in ("BIM", "clean"):
             for run in options.runs:
-                if ((table[KEYS] == (run, attack, name)).all(axis=1)).any():
+                if (run, attack, name) in known:
                     continue
                 made = pd.DataFrame(rows(run, attack, name, net, photograph))
                 table = pd.concat([table, made], ignore_index=True)
