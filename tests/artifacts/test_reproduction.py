@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from tandem_defense.artifacts import reproduction
+from tandem_defense.artifacts.base import PUBLISHED
+from tandem_defense.evaluation.published import read_table
 
 
 def test_the_committed_pages_are_made_of_the_committed_measurements(root):
@@ -162,7 +164,8 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     measured = {"deepfool_l2_50": 0.8, "black": 0.08}
     measured |= {f"{last}, attacker (3)": 0.06, f"{last}, defender (4)": 0.05}
     rows = [
-        {"setting": name, "seed": seed, "measure": key, "value": value + seed / 100, "noise": 0.3}
+        {"setting": name, "seed": seed, "measure": key, "n": 1000, "value": value + seed / 100}
+        | {"noise": 0.3}
         for name in ("funn, 64", "funn, 64, beta 0.02", "funn, 64, beta 0.05")
         for key, value in measured.items()
         for seed in (0, 1, 2)
@@ -184,8 +187,36 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     assert again[alike][2:] == ["fgsm 3% and 2%", "yes"] and again[robust] == ledger[robust]
 
 
+def test_networks_of_the_sweep_stand_beside_print(folder):
+    """Medians over seeds; what a network has no measure of is a dash."""
+    rows = [
+        ("classic, 64", seed, key, n, value, noise)
+        for key, n, value, noise in (
+            ("accuracy", 1000, 0.97, None),
+            ("autoencoder, epoch 20, reconstruction", 60000, 0.006, None),
+            ("deepfool_l2_50", 967, 0.9, 1.1),
+            ("local_search", 196, 0.4, 2.0),
+        )
+        for seed in (0, 1)
+    ]
+    rows += [("funn, 64", 0, "optimization, epoch 31, defender (4)", 60000, 0.0104, None)]
+    columns = ["setting", "seed", "measure", "n", "value", "noise"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "measured/funn.csv", index=False)
+    title = "FUNN and the baseline in the paper's architecture"
+    found = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
+    assert found["seeds"] == ["2", "1"] and found["accuracy, %"] == ["97", "–"]
+    assert found["defender's error at the end"] == ["0.006", "0.0104"]
+    published = read_table(PUBLISHED / "table2.csv", ["success_rate"])
+    cell = published[(published.model == "classic") & (published.attack == "deepfool_l2_50")]
+    (share,), (noise,) = cell["success_rate"], cell["noise_level"]
+    row = next(row for key, row in found.items() if row[-2:] == ["90.00 (1.1)", "–"])
+    assert row[0] == f"{100 * share:.2f} ({noise:.2g})"
+    assert any(row[-2:] == ["40.00 (2)°", "–"] for row in found.values())
+
+
 def test_the_page_begins_with_table_2_its_finding_and_its_ledger():
-    assert list(reproduction.SECTIONS)[:3] == ["table2.csv", "funn_rates.csv", "funn.csv"]
+    files = ["table2.csv", "funn.csv", "funn_rates.csv", "funn_claims.csv"]
+    assert list(reproduction.SECTIONS)[:4] == files
 
 
 def test_references_are_summed_over_blocks_of_images(folder):

@@ -73,7 +73,7 @@ def summary(folder: Path, config: Mapping, why: Mapping) -> list[Row]:
     """
     return [
         *_table2(folder, config, why.get("table2", {}).get("decides", "")),
-        *_funn_claims(folder, config, why.get("funn", {}).get("decides", "")),
+        *_funn_claims(folder, config, why.get("funn_claims", {}).get("decides", "")),
         *_table1(folder, config, why.get("table1", {}).get("decides", "")),
         *_tdips_claims(folder, config, why.get("claims", {}).get("decides", "")),
     ]

@@ -8,8 +8,10 @@ config : ``reproduction/config.yaml``
 from pathlib import Path
 
 from tandem_defense.artifacts import findings, rates
-from tandem_defense.artifacts.findings import verdict
+from tandem_defense.artifacts.base import PUBLISHED
+from tandem_defense.artifacts.findings import MODELS, verdict
 from tandem_defense.artifacts.pages import as_noise, as_percent, as_table, labels_of
+from tandem_defense.evaluation.published import read_table
 from tandem_defense.evaluation.statistics import wilson
 from tandem_defense.extras import extra
 
@@ -41,6 +43,66 @@ def table2(file: Path, why: dict, config: dict) -> str:
         )
     head = ["model", "attack", "published, %", "measured, % [interval]", "noise, published"]
     return as_table([*head, "noise, measured", "verdict", "why"], rows, 2)
+
+
+# What the page shows of a training: name, and its measures in funn.csv, of which a model has one.
+TRAINED = {
+    "accuracy, %": ("accuracy",),
+    "attacker's error after initialization": ("initialization, epoch 9, attacker (3)",),
+    "defender's error after initialization": ("initialization, epoch 9, defender (4)",),
+    "attacker's error at the end": ("optimization, epoch 31, attacker (3)",),
+    "defender's error at the end": (
+        "optimization, epoch 31, defender (4)",
+        *(f"autoencoder, epoch {n}, reconstruction" for n in (40, 20, 9)),
+    ),
+    "penalty (5) at the end": ("optimization, epoch 31, penalty (5)",),
+}
+
+
+def sweep(file: Path, why: dict, config: dict) -> str:
+    """The networks of funn.py: how they were trained, and Table 2's attacks on each."""
+    labels, table = labels_of(config, "funn"), pd.read_csv(file)
+    names = list(table["setting"].unique())
+    seeds = table.groupby("setting")["seed"].nunique()
+    measured = table.groupby(["setting", "measure"])[["value", "noise", "n"]].median()
+    training = [["seeds", *(str(seeds[name]) for name in names)]]
+    for title, measures in TRAINED.items():
+        scale = 100 if "%" in title else 1
+        found = (_first(measured, name, measures) for name in names)
+        training.append([title, *(f"{scale * x:.3g}" if pd.notna(x) else "–" for x in found)])
+    printed = read_table(PUBLISHED / "table2.csv", ["success_rate"])
+    printed = printed.rename(columns={"success_rate": "value", "noise_level": "noise"})
+    printed = printed.set_index(["model", "attack"])[["value", "noise"]].assign(n=1000)
+    attacks = [
+        [
+            labels.get(key, key),
+            *(_rate(printed, model, key) for model in MODELS),
+            *(_rate(measured, name, key) for name in names),
+        ]
+        for key in config["experiments"]["funn"]["attacks"]
+    ]
+    head = ["attack", *(f"{labels.get(model, model)}, in print" for model in MODELS), *names]
+    return "\n".join(
+        [
+            as_table(["training", *names], training, 1),
+            "Success of Table 2's attacks in %, and in parentheses the mean L2 of the images that"
+            " fool; medians over the seeds. ° of the first 200 images, else of 1000.\n",
+            as_table(head, attacks, 1),
+        ]
+    )
+
+
+def _first(measured: pd.DataFrame, name: str, measures: tuple[str, ...]) -> float | None:
+    known = (key for key in measures if (name, key) in measured.index)
+    return next((measured.loc[(name, key), "value"] for key in known), None)
+
+
+def _rate(cells: pd.DataFrame, name: str, attack: str) -> str:
+    if (name, attack) not in cells.index:
+        return "–"
+    cell = cells.loc[(name, attack)]
+    noise = f" ({as_noise(cell['noise'])})" if pd.notna(cell["noise"]) else ""
+    return as_percent(cell["value"]) + noise + ("" if cell["n"] > 500 else "°")
 
 
 def attack_semantics(file: Path, why: dict, config: dict) -> str:

@@ -23,6 +23,7 @@ KEYS = {
     "attack_semantics": ["classifier", "output", "attack"],
     "autoencoder_training": ["epochs", "head_epochs"],
     "baselines": ["setting", "attack"],
+    "funn": ["setting", "measure"],
     "overview": ["experiment", "classifier", "defense", "attack"],
 }
 

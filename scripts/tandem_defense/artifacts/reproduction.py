@@ -159,8 +159,14 @@ def provenance(file: Path, why: dict, config: dict) -> str:
 # File to the section's title, what makes it of the file, and files of which it is made as well.
 SECTIONS = {
     "table2.csv": ("FUNN, Table 2, on MNIST", funn_cells.table2),
+    "funn.csv": ("FUNN and the baseline in the paper's architecture", funn_cells.sweep),
     "funn_rates.csv": ("What FUNN's success rates are made of", funn_cells.funn_rates),
-    "funn.csv": ("What the FUNN paper claims in words", funn_cells.funn_claims, "table2.csv"),
+    "funn_claims.csv": (
+        "What the FUNN paper claims in words",
+        funn_cells.funn_claims,
+        "funn.csv",
+        "table2.csv",
+    ),
     "references.csv": ("What is known to hold on MNIST", funn_cells.references),
     "funn_figure2.png": ("FUNN's Figure 2", picture),
     "attack_semantics.csv": (
