@@ -161,17 +161,26 @@ def _pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rates(table: pd.DataFrame) -> pd.DataFrame:
-    """Per network, norm and rule of DeepFool: fooled after 10 and 50 steps, median distance."""
-    lines = {
-        (name, norm, rule): {
-            "after_10": rates.fallen(rows, "step", 10),
-            "after_50": rates.fallen(rows, "step", rates.EARLY),
-            "distance": rows["distance"].median(),
-        }
-        for norm in rates.NORMS
-        for rule in rates.RULES
-        for name, rows in rates.groups(table, f"DeepFool {norm}, {rule}").items()
-    }
+    """Per network, norm and rule of DeepFool: fooled after 10 and 50 steps, median distance.
+
+    And, where there is PGD, what stands after 50 steps of Foolbox 1's: how many, the median lead
+    that is left, and the share of them that PGD fools within 1 (in L2).
+    """
+    lines = {}
+    for norm in rates.NORMS:
+        tried = rates.groups(table, f"PGD {norm}")
+        for rule in rates.RULES:
+            for name, rows in rates.groups(table, f"DeepFool {norm}, {rule}").items():
+                line = {
+                    "after_10": rates.fallen(rows, "step", 10),
+                    "after_50": rates.fallen(rows, "step", rates.EARLY),
+                    "distance": rows["distance"].median(),
+                }
+                if name in tried:
+                    left = rates.standing(table, name, norm)
+                    line |= {"standing": len(left), "lead": left["margin"].median()}
+                    line["pgd"] = rates.fallen(left, "distance", 1) if len(left) else float("nan")
+                lines[name, norm, rule] = line
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
