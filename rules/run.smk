@@ -28,15 +28,19 @@ rule overview:
         "../scripts/overview.py"
 
 
+# Tables of claims, and the experiment of each.
+CLAIMS = {
+    name: entry["experiment"]
+    for name, entry in config.get("tables", {}).items()
+    if entry["kind"] in ("claims", "funn_claims")
+}
+
+
 rule summary:
     """What came out, in about ten lines: the report's first page shows it."""
     input:
         overview=rules.overview.output[0],
-        claims=[
-            f"results/tables/{name}.csv"
-            for name, entry in config.get("tables", {}).items()
-            if entry["kind"] in ("claims", "funn_claims")
-        ],
+        claims=[f"results/tables/{name}.csv" for name in CLAIMS],
     output:
         report(
             "results/summary.rst",
@@ -56,11 +60,7 @@ rule summary:
     params:
         code=code("summary.py"),
         sheets=GALLERY.sheets(),
-        claims=[
-            entry["experiment"]
-            for entry in config.get("tables", {}).values()
-            if entry["kind"] in ("claims", "funn_claims")
-        ],
+        claims=list(CLAIMS.values()),
     script:
         "../scripts/summary.py"
 
