@@ -58,7 +58,7 @@ def test_hgd_brings_the_reaction_back(digits, net, guidance):
         epsilon=0.2,
         crop_epochs=2,
         side=14,
-        epochs=6,
+        epochs=12,  # after 6, "features" is at the bar: it falls on processors that round otherwise
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert net.training and all(p.requires_grad for p in net.parameters())
