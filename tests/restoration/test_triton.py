@@ -21,8 +21,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs a CUDA GPU or TRITON_INTERPRET=1", allow_module_level=True)
 
-from tandem_defense.restoration import kernels, triton_lanes  # noqa: E402
-from tandem_defense.restoration.triton_lanes import Convolution, Features, Fit, Priors  # noqa: E402
+from tandem_defense.restoration import kernels, triton_layers  # noqa: E402
+from tandem_defense.restoration.triton_lanes import Fit, Priors  # noqa: E402
+from tandem_defense.restoration.triton_layers import Convolution, Features  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (67, 64)  # odd and even, and again after a pooling
@@ -118,7 +119,7 @@ def test_a_layer_and_its_gradients_equal_autograd(name, small_blocks):
     if second:
         parts.append(layer.input_gradient(g, size, second, first))
     assert (torch.cat(parts, 3) - nhwc(x.grad)).abs().max() < 1e-9
-    triton_lanes.back(Features(found, gradient=g), None, layer.bias_gradients)
+    triton_layers.back(Features(found, gradient=g), None, layer.bias_gradients)
     assert (gradients[:, -outputs:] - biases.grad).abs().max() < 1e-9
 
 
