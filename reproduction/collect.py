@@ -20,11 +20,13 @@ from tandem_defense.files import predictions  # noqa: E402
 from tandem_defense.pipeline import provenance  # noqa: E402
 
 TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv", "funn_claims.csv")
+TABLES += ("table3.csv", "table3_mnist.csv", "table3_restored.csv")
 FIGURES = ("figure3", "figure6", "figure7", "figure8", "funn_figure2")
+FIGURES += ("figure9", "figure9_classic", "figure9_funn", "figure9_linf")
 
 
 def main() -> None:
-    """Take what is there; an experiment that is not finished is left out."""
+    """Take what is there; of an experiment that is not finished, what was taken before stays."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     measured = HERE / "measured"
     measured.mkdir(exist_ok=True)
@@ -38,8 +40,13 @@ def main() -> None:
     parts = {
         name: overview(predictions.read(file, "gather_predictions")) for name, file in found.items()
     }
+    if not parts:  # e.g. a run of the threats alone
+        return
     whole = pd.concat(parts, names=["experiment"]).reset_index(level=0)
-    whole.round(6).to_csv(measured / "overview.csv", index=False)
+    if (kept := measured / "overview.csv").exists():
+        earlier = pd.read_csv(kept)
+        whole = pd.concat([earlier[~earlier["experiment"].isin(found)], whole])
+    whole.round(6).to_csv(kept, index=False)
     times.gather(folder / "benchmarks").round(1).to_csv(measured / "timing.csv", index=False)
     config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
     record = provenance.collect(config)

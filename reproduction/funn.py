@@ -5,12 +5,14 @@ python reproduction/funn.py [--seeds 0 1] [--threads 1] [--settings NAME ...]
 Trains on the 60,000 images with the paper's epochs, attacks the first test images with Table 2's
 attacks, and takes the errors of attacker and defender in every epoch from the training's log.
 Writes measured/funn.csv, a row per setting, seed and measure. What is there already is not computed
-again, and a training goes on where it was: stop the script and start it again at any time.
+again, and a training goes on where it was: stop the script and start it again at any time. Then
+writes measured/table2.csv, Table 2 as the pipeline makes it, of the networks of findings.MODELS.
 
 Columns: `setting` of SETTINGS, `seed`, `measure`; `n`, the images that it is of; `value`, a share,
 or an error per pixel; `noise`, of attacks, mean L2 of the images that fool. `accuracy` is of the
-first 1000 test images, success rates are of those of the attacked that are classified correctly;
-`black` is the error that a black image has in place of the attacker's.
+first 1000 test images, where what MagNet refuses is wrong; success rates are of those of the
+attacked that the bare classifier gets right, and what MagNet refuses has not fooled it. `black` is
+the error that a black image has in place of the attacker's.
 """
 
 import argparse
@@ -23,15 +25,22 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
 
+import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tandem_defense import device  # noqa: E402
+from tandem_defense.artifacts.base import PUBLISHED  # noqa: E402
+from tandem_defense.artifacts.findings import MODELS  # noqa: E402
+from tandem_defense.artifacts.success import COLUMNS  # noqa: E402
 from tandem_defense.attacks.batches import in_batches  # noqa: E402
 from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder  # noqa: E402
+from tandem_defense.datasets.base import ImageSet  # noqa: E402
 from tandem_defense.datasets.mnist import MNIST  # noqa: E402
+from tandem_defense.defenses.magnet import MagNet  # noqa: E402
+from tandem_defense.evaluation.published import read_table  # noqa: E402
 from tandem_defense.pipeline import checkpoint, classes  # noqa: E402
 from tandem_defense.pipeline.demand import Experiment  # noqa: E402
 from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
@@ -55,6 +64,8 @@ COSTLY = (
     "deepfool_l2_1000",
     "deepfool_l2_1000_foolbox3",
 )
+CPU = torch.device("cpu")
+RATES = ("success_rate", "noise_level")
 EPOCH = re.compile(r"(\w+): epoch (\d+) of \d+: (.+)")
 
 
@@ -78,6 +89,7 @@ def rates(factor: float) -> dict[str, float]:
 SETTINGS = {
     "classic, 64": classic(16, 32, 64, 64, 64),
     "funn, 64": funn(16, 32, 64, 64, 64),
+    "magnet, 64": (MagNet, {"channels": 1}, {"epochs": 100}),
     "classic, 256": classic(16, 32, 64, 128, 256),
     "funn, 256": funn(16, 32, 64, 128, 256),
     "classic, 64, 9 epochs": classic(16, 32, 64, 64, 64, epochs=9),
@@ -96,6 +108,7 @@ SETTINGS = {
     "funn, 64, rates x 3": funn(16, 32, 64, 64, 64, training=rates(3)),
     "funn, 64, rates x 1-3": funn(16, 32, 64, 64, 64, training=rates(1 / 3)),
 }
+BEHIND = {"magnet, 64": "classic, 64"}  # a defense, before which classifier
 
 
 def kept(name: str, seed: int, ending: str) -> Path:
@@ -103,8 +116,8 @@ def kept(name: str, seed: int, ending: str) -> Path:
     return KEPT / f"{name.replace(',', '').replace(' ', '-')}-{seed}.{ending}"
 
 
-def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> ClassicAutoencoder:
-    """The trained classifier, kept once trained; its log has a line per epoch."""
+def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
+    """The trained classifier, or defense, kept once trained; its log has a line per epoch."""
     kind, settings, training = SETTINGS[name]
     net = kind(**settings)
     file = kept(name, seed, "safetensors")
@@ -124,6 +137,19 @@ def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> C
     return net
 
 
+def attacked(name: str, seed: int, attack: str, net: ClassicAutoencoder, part: ImageSet) -> dict:
+    """What in_batches returns of an attack on a bare classifier, kept once made."""
+    file = kept(f"{name} {attack}", seed, "npz")
+    if not file.exists():
+        seeds = [derive_seed(seed, image) for image in part.ids]
+        x, labels = to_tensor(part.images), torch.from_numpy(part.labels)
+        made = in_batches(classes.build(ATTACKS[attack]), net, x, labels, seeds, CPU)
+        np.savez_compressed(file.with_suffix(".part.npz"), **made)
+        file.with_suffix(".part.npz").rename(file)
+    with np.load(file) as made:
+        return dict(made)
+
+
 def errors(name: str, seed: int, count: int) -> list[dict]:
     """Rows of the terms of the losses in every epoch, from the training's log."""
     found = {}  # a training that was stopped may have an epoch twice: the last counts
@@ -136,37 +162,65 @@ def errors(name: str, seed: int, count: int) -> list[dict]:
     return [{"measure": key, "n": count, "value": value} for key, value in found.items()]
 
 
-def measures(
-    name: str, seed: int, known: set[str], splits: dict, where: torch.device
-) -> Iterator[list[dict]]:
+def measures(name: str, seed: int, known: set[str], splits: dict) -> Iterator[list[dict]]:
     """The rows of a setting and a seed whose measures are not `known`, a few at a time."""
     cheap = [attack for attack in ATTACKS if attack not in COSTLY]
     wanted = ["accuracy", *cheap, *COSTLY]
     if known.issuperset(wanted):
         return
-    images, test = to_tensor(splits["train"].images), splits["test"]
-    net = train(name, seed, images, torch.from_numpy(splits["train"].labels))
+    images, labels, test = to_tensor(splits["train"].images), splits["train"].labels, splits["test"]
+    bare = BEHIND.get(name, name)
+    net = train(bare, seed, images, torch.from_numpy(labels))
+    defense = train(name, seed, images, torch.from_numpy(labels)) if name in BEHIND else None
+
+    def answers(pixels: np.ndarray) -> np.ndarray:
+        """Classes (N,), -1 where the defense refuses."""
+        x = torch.from_numpy(pixels)
+        if defense is None:
+            return net.predict(x).numpy()
+        with torch.no_grad():
+            return net.predict(defense(x)).masked_fill(defense.rejects(x), -1).numpy()
+
     if "accuracy" not in known:
-        labels = torch.from_numpy(test.labels[:IMAGES])
-        right = net.predict(to_tensor(test.images[:IMAGES])) == labels
-        accuracy = {"measure": "accuracy", "n": IMAGES, "value": float(right.float().mean())}
-        square = float(net.padded(images).square().mean())
-        black = {"measure": "black", "n": len(images), "value": square}
-        yield [accuracy, black, *errors(name, seed, len(images))]
+        part = test[:IMAGES]
+        right = answers(to_tensor(part.images).numpy()) == part.labels
+        rows = [{"measure": "accuracy", "n": IMAGES, "value": float(right.mean())}]
+        if defense is None:
+            square = float(net.padded(images).square().mean())
+            rows.append({"measure": "black", "n": len(images), "value": square})
+            rows += errors(name, seed, len(images))
+        yield rows
     for attack in wanted[1:]:
         if attack in known:
             continue
         part = test[: FEW if attack in COSTLY else IMAGES]
-        labels = torch.from_numpy(part.labels)
-        seeds = [derive_seed(seed, image) for image in part.ids]
-        x = to_tensor(part.images)
-        made = in_batches(classes.build(ATTACKS[attack]), net, x, labels, seeds, where)
-        right = made["clean_prediction"] == part.labels
-        fooled = made["success"] & right
+        made = attacked(bare, seed, attack, net, part)
+        given, right = answers(made["images"]), made["clean_prediction"] == part.labels
+        fooled = right & (given != part.labels) & (given >= 0)
         row = {"measure": attack, "n": int(right.sum())}
         row["value"] = float(fooled.sum() / right.sum())
         row["noise"] = float(made["l2"][fooled].mean()) if fooled.any() else float("nan")
         yield [row]
+
+
+def table2(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 of the networks that stand for its models, columns as the pipeline's."""
+    printed = read_table(PUBLISHED / "table2.csv", ["success_rate"])
+    printed = printed.rename(columns=lambda c: f"published_{c}" if c.endswith(RATES) else c)
+    models = {setting: model for model, setting in MODELS.items()}
+    cells = rows[rows["setting"].isin(models) & rows["measure"].isin(ATTACKS)]
+    cells = cells.assign(model=cells["setting"].map(models), attack=cells["measure"])
+    found = cells.groupby(["model", "attack"]).agg(
+        n=("n", "median"),
+        success_rate=("value", "median"),
+        low=("value", "min"),
+        high=("value", "max"),
+        noise_level=("noise", "median"),
+        seeds=("seed", "nunique"),
+    )
+    found = found.reindex([(m, a) for m in MODELS for a in ATTACKS if (m, a) in found.index])
+    found = found.reset_index().assign(dataset="mnist").astype({"n": int})
+    return found.merge(printed, on=["dataset", "model", "attack"], how="left")[COLUMNS]
 
 
 def main() -> None:
@@ -178,7 +232,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
-    where = device.prepare(options.threads, device="cpu")
+    device.prepare(options.threads, device="cpu")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     KEPT.mkdir(parents=True, exist_ok=True)
     splits = MNIST(folder=str(HERE / "inputs/mnist")).load()
@@ -188,9 +242,11 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.settings:
             known = {r["measure"] for r in rows if (r["setting"], r["seed"]) == (name, seed)}
-            for new in measures(name, seed, known, splits, where):
+            for new in measures(name, seed, known, splits):
                 rows += [{"setting": name, "seed": seed} | row for row in new]
-                pd.DataFrame(rows, columns=columns).round(6).to_csv(OUTPUT, index=False)
+                table = pd.DataFrame(rows, columns=columns).round(6)
+                table.to_csv(OUTPUT, index=False)
+                table2(table).round(6).to_csv(OUTPUT.with_name("table2.csv"), index=False)
                 print(name, seed, new[0], flush=True)
 
 

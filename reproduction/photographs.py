@@ -1,6 +1,7 @@
 """Table 1 on as many photographs as the hours give, in as many sittings as it takes.
 
-python reproduction/photographs.py [--images 200] [--expensive 24] [--attacks NAME ...]
+python reproduction/photographs.py [--images 200] [--expensive 24] [--classifiers resnet50]
+    [--attacks NAME ...] [--defenses NAME ...]
 
 The experiment `tdips` of config.yaml, image by image, with the package's own stages: every attack,
 every feed-forward defense on the first `images` evaluation photographs, restorations on the first
@@ -34,18 +35,18 @@ from tandem_defense.defenses.base import Defense  # noqa: E402
 from tandem_defense.evaluation.rows import Chunk, answers, rows  # noqa: E402
 from tandem_defense.files import predictions  # noqa: E402
 from tandem_defense.pipeline import artifacts, checkpoint, classes, demand  # noqa: E402
+from tandem_defense.pipeline.configuration import with_fractions  # noqa: E402
 from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
 from tandem_defense.seeds import derive_seed  # noqa: E402
 
 OUTPUT = HERE / "measured/answers.csv"
 KEPT = HERE / "results/photographs"  # attacked photographs, weights and checkpoints of trainings
-CONFIG = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
+CONFIG = with_fractions(yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8")))
 EXPERIMENT = demand.Experiment("tdips", CONFIG["experiments"]["tdips"])
-CLASSIFIER = "resnet50"
 SEED = 0
-SAME = {"dataset": EXPERIMENT["dataset"]["kind"], "classifier": CLASSIFIER, "seed": SEED}
+SAME = {"dataset": EXPERIMENT["dataset"]["kind"], "seed": SEED}
 COLUMNS = [name for name in predictions.COLUMNS if name not in SAME]
-KEY = ["image", "attack", "defense"]
+KEY = ["classifier", "image", "attack", "defense"]
 
 
 def weighted(section: str, name: str) -> nn.Module:
@@ -61,8 +62,9 @@ def weighted(section: str, name: str) -> nn.Module:
 class Defenses:
     """The defenses by name, trained when they are asked for the first time."""
 
-    def __init__(self, net: nn.Module, train: ImageSet, where: torch.device):
-        self.net, self.train, self.where, self.known = net, train, where, {}
+    def __init__(self, classifier: str, net: nn.Module, train: ImageSet, where: torch.device):
+        self.classifier, self.net, self.train, self.where = classifier, net, train, where
+        self.known: dict[str, Defense] = {}
 
     def __getitem__(self, name: str) -> Defense:
         if name not in self.known:
@@ -75,20 +77,22 @@ class Defenses:
 
     def fit(self, defense: Defense, name: str, entry: dict) -> None:
         """Train it, or take what an earlier run has trained."""
-        file = KEPT / f"{name}.safetensors"
+        against = EXPERIMENT.trained_against(name, self.classifier)
+        file = KEPT / f"{name}-{against or 'any'}.safetensors"
         if file.exists():
             defense.load_state_dict(load_file(file))
             return
         x = to_tensor(self.train.images).to(self.where)
         y = torch.from_numpy(self.train.labels).to(self.where)
-        against = EXPERIMENT.trained_against(name, CLASSIFIER) == CLASSIFIER
-        extra = {"classifier": self.net} if against else {}
+        extra = {"classifier": self.net} if against == self.classifier else {}
         with checkpoint.kept(file.with_suffix(".checkpoint"), entry):
             defense.fit(x, y, seed=SEED, **entry["training"], **extra)
             save_file({k: v.contiguous() for k, v in defense.state_dict().items()}, file)
 
 
-def chunk(attack: str, photo: ImageSet, net: nn.Module, where: torch.device) -> Chunk:
+def chunk(
+    classifier: str, attack: str, photo: ImageSet, net: nn.Module, where: torch.device
+) -> Chunk:
     """One photograph, clean or attacked, kept once attacked."""
     x, y = to_tensor(photo.images), torch.from_numpy(photo.labels)
     if attack == demand.CLEAN:
@@ -96,12 +100,12 @@ def chunk(attack: str, photo: ImageSet, net: nn.Module, where: torch.device) -> 
         columns |= {"clean_prediction": net.predict(x)}
         found = {name: values.cpu().numpy() for name, values in columns.items()}
     else:
-        file = KEPT / f"attacked/{attack}/{photo.ids[0]}.safetensors"
+        file = KEPT / f"attacked/{classifier}/{attack}/{photo.ids[0]}.safetensors"
         if not file.exists():
             tool = classes.build(EXPERIMENT.entry("attacks", attack))
             made = in_batches(tool, net, x, y, [derive_seed(SEED, photo.ids[0])], where)
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: torch.from_numpy(values) for name, values in made.items()}, file)
+            save_file({key: torch.from_numpy(made[key]).contiguous() for key in made}, file)
         found = {name: values.numpy() for name, values in load_file(file).items()}
         x = torch.from_numpy(found["images"])
     names = ("clean_prediction", "success", "linf", "l2")
@@ -109,9 +113,11 @@ def chunk(attack: str, photo: ImageSet, net: nn.Module, where: torch.device) -> 
     return Chunk(x, photo.ids, columns)
 
 
-def restored(defense: str, attack: str, photo: Chunk, net: nn.Module) -> Iterator[pd.DataFrame]:
+def restored(
+    classifier: str, attack: str, defense: str, photo: Chunk, net: nn.Module
+) -> Iterator[pd.DataFrame]:
     """The rows of a restoration at every read-out."""
-    asked = EXPERIMENT.computed(defense, CLASSIFIER, attack)
+    asked = EXPERIMENT.computed(defense, classifier, attack)
     entry = EXPERIMENT.entry("defenses", defense)
     steps = {"iterations": asked["iterations"][-1]}
     if asked["first_iterations"]:
@@ -119,23 +125,25 @@ def restored(defense: str, attack: str, photo: Chunk, net: nn.Module) -> Iterato
     module = classes.build(entry | {"settings": entry["settings"] | steps}, SEED)
     for read in module.trace(photo.images, photo.ids, asked["iterations"]):
         names = {"first_iterations": read.first_iterations, "iteration": read.iteration}
-        names |= SAME | {"attack": attack, "defense": defense}
+        names |= SAME | {"classifier": classifier, "attack": attack, "defense": defense}
         bare = photo.columns["clean_prediction"]
         yield rows(photo, names, bare, net.predict(read.images).cpu().numpy())
 
 
-def wanted(cheap: int, expensive: int, attacks: list[str]) -> Iterator[tuple[int, str, str]]:
+def wanted(
+    classifier: str, cheap: int, expensive: int, attacks: list[str], defenses: list[str]
+) -> Iterator[tuple[int, str, str]]:
     """(image, attack, defense), photograph by photograph, what is cheap before what is not."""
-    feed_forward = EXPERIMENT.feed_forward(CLASSIFIER)
+    feed_forward = EXPERIMENT.feed_forward(classifier)
     for image in range(cheap):
         for attack in attacks:
             for defense, of in feed_forward.items():
-                if attack in of:
+                if attack in of and defense in defenses:
                     yield image, attack, defense
     for image in range(expensive):
         for defense in reversed(EXPERIMENT.restorations()):  # t-DIPs before DIP alone
             for attack in attacks:
-                if EXPERIMENT.computed(defense, CLASSIFIER, attack):
+                if defense in defenses and EXPERIMENT.computed(defense, classifier, attack):
                     yield image, attack, defense
 
 
@@ -153,19 +161,23 @@ def tables(rows: pd.DataFrame, folder: Path = OUTPUT.parent) -> None:
     the images of both, and the claims are judged on those that all defenses have.
     """
     rows = rows.assign(**SAME).astype(predictions.TYPES)
-    defenses = [name for name in EXPERIMENT["defenses"] if rows["defense"].eq(name).any()]
-    groups = {
-        "table1": [[name] for name in defenses],
-        "table1_comparisons": [list(pair) for pair in combinations(defenses, 2)],
-        # Its curves need both.
-        "claims": [defenses] if {"dip", "tdips"} <= {*defenses} else [],
-    }
+    groups: dict[str, list[pd.DataFrame]] = {"table1": [], "table1_comparisons": [], "claims": []}
+    for _, answered in rows.groupby("classifier", sort=False):
+        parts = dict(list(answered.groupby("defense", sort=False)))
+        defenses = [name for name in EXPERIMENT["defenses"] if name in parts]
+        groups["table1"] += [parts[name] for name in defenses]
+        pairs = combinations(defenses, 2)
+        groups["table1_comparisons"] += [pd.concat([parts[a], parts[b]]) for a, b in pairs]
+        if {"dip", "tdips"} <= {*defenses}:  # its curves need both
+            groups["claims"].append(answered)
     for artifact in artifacts.of(CONFIG, "tables"):
         params, found = artifact.params(HERE.parent), []
-        for some in groups.get(artifact.name, []):
-            part = rows[rows["defense"].isin(some) & ~rows["defense"].isin(artifact.entry["omit"])]
-            part = common(part) if artifact.name != "claims" else common(rows)
-            if part["defense"].nunique() < min(len(some), 2):
+        for part in groups.get(artifact.name, []):
+            some = part["defense"].nunique()
+            if artifact.name != "claims":
+                part = part[~part["defense"].isin(artifact.entry["omit"])]
+            part = common(part)
+            if part["defense"].nunique() < min(some, 2):
                 continue  # what the table omits, or no image that both have
             inputs = Inputs({}, shipped=params["published"])
             inputs.predictions = part
@@ -179,9 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    named = {"classifiers": list(EXPERIMENT["classifiers"]), "attacks": EXPERIMENT.attacks()}
+    named |= {"defenses": list(EXPERIMENT["defenses"])}
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--expensive", type=int, default=24)
-    parser.add_argument("--attacks", nargs="*", choices=EXPERIMENT.attacks())
+    for key, names in named.items():
+        parser.add_argument(f"--{key}", nargs="*", choices=names, default=names)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     where = device.prepare(options.threads)
@@ -191,31 +206,26 @@ def main() -> None:
     told = EXPERIMENT.dataset()
     told["settings"]["folder"] = str(HERE / told["settings"]["folder"])
     data = classes.build(told).load()
-    net = weighted("classifiers", CLASSIFIER).to(where).requires_grad_(False)
-    defenses = Defenses(net, data["train"], where)
-    for i, attack, defense in wanted(
-        options.images,
-        min(options.images, options.expensive),
-        options.attacks or EXPERIMENT.attacks(),
-    ):
-        photo = data["test"][i : i + 1]
-        if (photo.ids[0], attack, defense) in known:
-            continue
-        shown = chunk(attack, photo, net, where)
-        if defense in EXPERIMENT.restorations():
-            parts = list(restored(defense, attack, shown, net))
-        else:
-            names = SAME | {"attack": attack, "defense": defense}
-            found = answers(net, defenses[defense], shown.images, shown.ids, where)
-            parts = [rows(shown, names, shown.columns["clean_prediction"], *found)]
-        new = pd.concat(parts)[COLUMNS]
-        table = pd.concat([table, new], ignore_index=True)
-        new.to_csv(OUTPUT, mode="a", header=not OUTPUT.exists(), index=False)
-        print(
-            *(photo.ids[0], attack, defense),
-            new["prediction"].eq(new["label"]).tolist(),
-            flush=True,
-        )
+    for classifier in options.classifiers:
+        net = weighted("classifiers", classifier).to(where).requires_grad_(False)
+        defenses = Defenses(classifier, net, data["train"], where)
+        counts = options.images, min(options.images, options.expensive)
+        for i, attack, defense in wanted(classifier, *counts, options.attacks, options.defenses):
+            photo = data["test"][i : i + 1]
+            if (classifier, photo.ids[0], attack, defense) in known:
+                continue
+            shown = chunk(classifier, attack, photo, net, where)
+            if defense in EXPERIMENT.restorations():
+                parts = list(restored(classifier, attack, defense, shown, net))
+            else:
+                names = SAME | {"classifier": classifier, "attack": attack, "defense": defense}
+                found = answers(net, defenses[defense], shown.images, shown.ids, where)
+                parts = [rows(shown, names, shown.columns["clean_prediction"], *found)]
+            new = pd.concat(parts)[COLUMNS]
+            table = pd.concat([table, new], ignore_index=True)
+            new.to_csv(OUTPUT, mode="a", header=not OUTPUT.exists(), index=False)
+            right = new["prediction"].eq(new["label"]).tolist()
+            print(classifier, photo.ids[0], attack, defense, right, flush=True)
     tables(table)
 
 

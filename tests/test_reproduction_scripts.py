@@ -1,13 +1,16 @@
-"""The scripts of reproduction/: FUNN's on networks that nobody trained, Table 1's tables."""
+"""The scripts of reproduction/: FUNN's on networks that nobody trained, tables, weights."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from tandem_defense.artifacts import rates
 from tandem_defense.classifiers.autoencoder import ClassicAutoencoder
+from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.defenses.magnet import MagNet
 
 
 @pytest.fixture
@@ -57,7 +60,8 @@ def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkey
     def answers(defense, attack, right, steps=(0, 0)):
         prediction = [1 if hit == "1" else 2 for hit in right]
         rows = pd.DataFrame({"image": [f"i{i}" for i in range(len(right))], "label": 1})
-        rows = rows.assign(attack=attack, defense=defense, prediction=prediction)
+        rows = rows.assign(classifier="resnet50", attack=attack, defense=defense)
+        rows = rows.assign(prediction=prediction)
         rows = rows.assign(first_iterations=steps[0], iteration=steps[1], clean_prediction=1)
         return rows.assign(rejected=False, success=attack != "clean", linf=0.03, l2=1.0)
 
@@ -70,8 +74,11 @@ def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkey
         answers("tdips", "clean", "1", (100, 1000)),
         *(answers("dip", "bim", "0", (0, step)) for step in range(100, 1001, 100)),
     ]
-    photographs.tables(pd.concat(rows)[photographs.COLUMNS], tmp_path)
-    table = pd.read_csv(tmp_path / "table1.csv").set_index(["defense", "attack"])
+    other = answers("jpeg", "clean", "11111").assign(classifier="resnet18")  # and nothing else
+    photographs.tables(pd.concat([*rows, other])[photographs.COLUMNS], tmp_path)
+    table = pd.read_csv(tmp_path / "table1.csv").set_index(["classifier", "defense", "attack"])
+    assert table.loc[("resnet18", "jpeg", "clean"), "n"] == 5
+    table = table.loc["resnet50"]
     assert table["n"].to_dict() == {
         ("none", "clean"): 3,
         ("none", "bim"): 3,
@@ -90,3 +97,109 @@ def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkey
     ahead = claims[claims["claim"] == "t-DIPs beats DIP at equal iterations"]
     holds = ahead.set_index("numbers")["holds"]
     assert pd.isna(holds["published"]) and holds["measured"]
+
+
+def test_a_released_network_is_decoded_from_its_codebooks(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    from decode import decoded
+
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Linear(4, 3))
+    draws = torch.Generator().manual_seed(0)
+    vectors = torch.randn((4, 9), generator=draws).half()
+    many = torch.randn((40000, 2), generator=draws).half()  # their codes do not fit into int16
+    codes = torch.tensor([[0, 3], [1, 1], [2, 0]], dtype=torch.uint8)
+    large = torch.tensor([[0, 39999], [32768, 1], [2, 3]])
+    released = {
+        "0.codebook": vectors,
+        "0.codes_matrix": codes,
+        "1.weight": torch.full((3,), 2.0),
+        "1.bias": torch.zeros(3),
+        "2.codebook": many,
+        "2.codes_matrix": large.short(),
+        "2.bias": torch.ones(3),
+    }
+    net.load_state_dict(decoded(released, net))
+    assert torch.equal(net[0].weight[0, 1], vectors[3].view(3, 3).float())
+    assert torch.equal(net[0].weight[2, 0], vectors[2].view(3, 3).float())
+    assert torch.equal(net[2].weight[0, 2:], many[39999].float())
+    assert torch.equal(net[2].weight[1, :2], many[32768].float())
+    x = torch.rand((1, 3, 4, 4), generator=draws)
+    assert torch.allclose(net.eval()[1](x), 2 * x, atol=1e-4)  # mean 0, variance 1
+    del released["2.bias"]
+    with pytest.raises(KeyError, match=r"expected 2\.bias in the released file"):
+        decoded(released, net)
+
+
+def test_table_2_has_the_medians_of_the_networks_that_stand_for_its_models(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import funn
+
+    rows = [
+        {"setting": "funn, 64", "seed": seed, "measure": "fgsm", "n": n, "value": v, "noise": z}
+        for seed, n, v, z in ((0, 960, 0.1, 0.2), (1, 964, 0.3, 0.1), (2, 961, 0.2, 0.4))
+    ]
+    other = {"setting": "funn, 256", "measure": "fgsm"}
+    accuracy = {"setting": "classic, 64", "measure": "accuracy"}
+    table = funn.table2(pd.DataFrame([*rows, rows[0] | other, rows[0] | accuracy]))
+    (row,) = table.to_dict("records")
+    assert (row["model"], row["attack"], row["n"], row["seeds"]) == ("funn", "fgsm", 961, 3)
+    assert (row["success_rate"], row["low"], row["high"]) == (0.2, 0.1, 0.3)
+    assert (row["noise_level"], row["published_success_rate"]) == (0.2, 0.0161)
+
+
+class Bright(Classifier):
+    """1 for images whose mean is above a quarter, else 0."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.sharpness = nn.Parameter(torch.tensor(40.0))
+
+    def maps(self, images):
+        return images
+
+    def head(self, maps):
+        lead = self.sharpness * (maps.mean((1, 2, 3)) - 0.25)
+        return torch.stack([torch.zeros_like(lead), lead], 1)
+
+
+def test_what_magnet_refuses_has_not_fooled_it(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import funn
+
+    pixels = np.repeat(np.array([30, 50, 150, 250], np.uint8), 28 * 28).reshape(4, 28, 28, 1)
+    ids, labels = tuple("abcd"), np.array([0, 0, 1, 1])
+    images = ImageSet(pixels, labels, ids, tuple("01"), ("",) * 4)
+    monkeypatch.setattr(funn, "KEPT", tmp_path)
+    monkeypatch.setattr(funn, "ATTACKS", {"fgsm": funn.ATTACKS["fgsm_unbounded"]})
+    monkeypatch.setattr(funn, "COSTLY", ())
+    magnet = MagNet()  # which nobody has trained, so that it makes everything gray
+    monkeypatch.setattr(funn, "train", lambda name, *_: magnet if name in funn.BEHIND else Bright())
+    splits = {"train": images, "test": images}
+
+    def measured():
+        found = funn.measures("magnet, 64", 0, set(), splits)
+        return {row["measure"]: row for new in found for row in new}
+
+    before = measured()
+    assert before["accuracy"]["value"] == before["fgsm"]["value"] == 0.5
+    assert before["fgsm"]["n"] == 4 and before["fgsm"]["noise"] > 0
+    magnet.thresholds.fill_(0)
+    after = measured()  # of the attacked images that are kept
+    assert after["accuracy"]["value"] == after["fgsm"]["value"] == 0
+    assert np.isnan(after["fgsm"]["noise"])
+
+
+def test_an_attacked_photograph_is_kept(root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import photographs
+
+    monkeypatch.setattr(photographs, "KEPT", tmp_path)
+    pixels = np.full((1, 8, 8, 3), 66, np.uint8)
+    photo = ImageSet(pixels, np.array([1]), ("a",), ("0", "1"), ("",))
+    arguments = ("resnet18", "fgsm", photo, Bright(), torch.device("cpu"))
+    made = photographs.chunk(*arguments)
+    assert made.columns["success"].tolist() == [True]
+    assert 0 < made.columns["linf"][0] <= 8 / 255 and made.images.shape == (1, 3, 8, 8)
+    monkeypatch.setattr(photographs, "in_batches", None)  # no second time
+    again = photographs.chunk(*arguments)
+    assert torch.equal(again.images, made.images)

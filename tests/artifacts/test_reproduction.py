@@ -202,7 +202,7 @@ def test_networks_of_the_sweep_stand_beside_print(folder):
     rows += [("funn, 64", 0, "optimization, epoch 31, defender (4)", 60000, 0.0104, None)]
     columns = ["setting", "seed", "measure", "n", "value", "noise"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "measured/funn.csv", index=False)
-    title = "FUNN and the baseline in the paper's architecture"
+    title = "FUNN's training, and other widths"
     found = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
     assert found["seeds"] == ["2", "1"] and found["accuracy, %"] == ["97", "–"]
     assert found["defender's error at the end"] == ["0.006", "0.0104"]
@@ -215,8 +215,8 @@ def test_networks_of_the_sweep_stand_beside_print(folder):
 
 
 def test_the_page_begins_with_table_2_its_finding_and_its_ledger():
-    files = ["table2.csv", "funn.csv", "funn_rates.csv", "funn_claims.csv"]
-    assert list(reproduction.SECTIONS)[:4] == files
+    files = ["table2.csv", "funn_rates.csv", "funn_claims.csv"]
+    assert list(reproduction.SECTIONS)[:3] == files
 
 
 def test_references_are_summed_over_blocks_of_images(folder):
@@ -231,6 +231,23 @@ def test_references_are_summed_over_blocks_of_images(folder):
     assert linf[0] == "linf" and linf[1].startswith("98.0 [") and linf[1].endswith("of 1000")
     assert linf[2].startswith("95.0 [76") and linf[2].endswith("of 20") and linf[3] == "–"
     assert plain[:3] == ["plain", "–", "–"] and plain[3].startswith("0.0 [0.0,")
+
+
+def test_table_3_is_printed_as_the_pipeline_does_with_its_figures(folder):
+    lines = ["dataset,classifier,defense,threat,attack,epsilon,n,seeds,accuracy,low,high,signs"]
+    for threat, epsilon, accuracy, sign in (
+        ("clean", 0, 0.97, ""), ("query", 0.1, 0.4, "query_better"),
+        ("query", 0.2, 0.1, ""), ("worst", 0.1, 0.3, ""),
+    ):  # fmt: skip
+        lines.append(f"mnist,funn,none,{threat},a,{epsilon},200,1,{accuracy},0,1,{sign}")
+    (folder / "measured/table3_mnist.csv").write_text("\n".join(lines))
+    (folder / "measured/figure9_funn.png").touch()
+    (folder / "measured/figure9.png").touch()  # another experiment's
+    text = reproduction.details(folder).split("## Attackers who know of the defense, on MNIST")[1]
+    assert re.search(r"\| FUNN +\| No defense +\| +97.0 \| +40.0 \(\d\) \| +\*\*30.0\*\* \|", text)
+    assert "n = 200, L∞ ε = 25.5/255" in text and "query better" in text
+    assert "![Figure 9, MNIST, FUNN](../reproduction/measured/figure9_funn.png)" in text
+    assert "figure9.png" not in text
 
 
 def test_colors_are_means_over_images(folder):

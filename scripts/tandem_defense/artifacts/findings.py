@@ -26,7 +26,7 @@ WIDE = 0.25  # of an interval that decides nothing
 RUNS = {"tandem": ("tdips", 100), "dip": ("dip", 0)}
 AVERAGE, LAST = "0.99", 1000
 # Which networks of reproduction/funn.py play which part in the paper's claims.
-MODELS = {"classic": "classic, 64", "funn": "funn, 64"}
+MODELS = {"classic": "classic, 64", "magnet": "magnet, 64", "funn": "funn, 64"}
 LARGER = {0.02: "funn, 64, beta 0.02", 0.05: "funn, 64, beta 0.05"}
 RATES = {"× 3": "funn, 64, rates x 3", "÷ 3": "funn, 64, rates x 1-3"}
 

@@ -9,7 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from tandem_defense.artifacts import findings, funn_cells, tdips_cells
+from tandem_defense.artifacts import findings, funn_cells, tdips_cells, threat_cells
 from tandem_defense.artifacts.pages import as_noise, as_percent, as_table, labels_of
 from tandem_defense.artifacts.quotes import fill
 from tandem_defense.evaluation.statistics import images_to_decide
@@ -159,7 +159,6 @@ def provenance(file: Path, why: dict, config: dict) -> str:
 # File to the section's title, what makes it of the file, and files of which it is made as well.
 SECTIONS = {
     "table2.csv": ("FUNN, Table 2, on MNIST", funn_cells.table2),
-    "funn.csv": ("FUNN and the baseline in the paper's architecture", funn_cells.sweep),
     "funn_rates.csv": ("What FUNN's success rates are made of", funn_cells.funn_rates),
     "funn_claims.csv": (
         "What the FUNN paper claims in words",
@@ -167,7 +166,9 @@ SECTIONS = {
         "funn.csv",
         "table2.csv",
     ),
+    "table3_mnist.csv": ("Attackers who know of the defense, on MNIST", threat_cells.table3),
     "references.csv": ("What is known to hold on MNIST", funn_cells.references),
+    "funn.csv": ("FUNN's training, and other widths", funn_cells.sweep),
     "funn_figure2.png": ("FUNN's Figure 2", picture),
     "attack_semantics.csv": (
         "Whether another reading of the attacks explains Table 2",
@@ -184,6 +185,14 @@ SECTIONS = {
     ),
     "claims.csv": ("What the t-DIPs paper claims in words", tdips_cells.claims, "table1.csv"),
     "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tdips_cells.tandem),
+    "table3.csv": (
+        "Attackers who know of the defense, on photographs",
+        threat_cells.table3,
+    ),
+    "table3_restored.csv": (
+        "Attackers who know of the restoration",
+        threat_cells.table3,
+    ),
     "schedules.csv": (
         "Beyond the paper: shorter schedules, and DIPDefend",
         tdips_cells.schedules,
