@@ -32,7 +32,7 @@ RUNS = {
     "t-DIPs, coarse 500": (TandemDIP(**TANDEM, coarse=500), STEPS),
     "t-DIPs, stop_window 100": (TandemDIP(**TANDEM, stop_window=100), (1000,)),
     "t-DIPs, stop_held_out 0.02": (TandemDIP(**TANDEM, stop_held_out=0.02), (1000,)),
-    "DIPDefend": (DIPDefend(), (100, 200, 400)),
+    "DIPDefend": (DIPDefend(), (400,)),
     "DIP": (DIP(iterations=1000, feature_scale=8), STEPS),
 }
 

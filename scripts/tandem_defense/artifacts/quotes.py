@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 from tandem_defense.artifacts import rates
+from tandem_defense.artifacts.schedules import compare
 from tandem_defense.evaluation.statistics import mcnemar, paired_interval, wilson
 from tandem_defense.extras import extra
 
@@ -211,4 +212,5 @@ READERS = {
     "funn_rates": ("funn_rates", _rates),
     "references": ("references", _references),
     "colors": ("colors", _colors),
+    "schedules": ("schedules", compare),
 }

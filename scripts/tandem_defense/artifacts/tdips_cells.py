@@ -197,14 +197,24 @@ def colors(file: Path, why: dict, config: dict) -> str:
     return as_table([*head, *(f"saturation at {n}" for n in steps)], rows, 2)
 
 
+SCHEDULES = ["run", "steps", "taken at, median", "correct", "probability of the true class"]
+SCHEDULES += ["PSNR to the clean image, dB", "core-seconds, median"]
+
+
 def schedules(file: Path, why: dict, config: dict) -> str:
     """What the schedules of schedules.py cost in accuracy and in time, a table per attack."""
     table = pd.read_csv(file)
-    tables = schedule.compare(table)
-    parts = [
-        f"### {attack}\n\n{as_table(list(lines), lines.to_numpy().tolist(), 1)}"
-        for attack, lines in tables.items()
-    ]
+    parts = []
+    for attack, cells in schedule.compare(table).groupby(level="attack", sort=False):
+        lines = [
+            [
+                *(run, f"{steps:.0f}", "–" if pd.isna(cell.taken) else f"{cell.taken:.0f}"),
+                *(f"{cell.correct:.0f} of {cell.images:.0f}", f"{cell.probability:.3f}"),
+                *(f"{cell.psnr:.1f}", f"{cell.seconds:.0f}"),
+            ]
+            for (_, run, steps), cell in cells.iterrows()
+        ]
+        parts.append(f"### {attack}\n\n{as_table(SCHEDULES, lines, 1)}")
     parts.append(
         f"{100 * schedule.alone(table):.0f} % of the rows were measured on a machine without other"
         " work; the others shared caches and memory, which makes core-seconds more, and not evenly"
