@@ -76,10 +76,14 @@ class Ours(FUNN):
 
 
 def ours(images: torch.Tensor, stage: int) -> None:
-    """One epoch of FUNN's own `fit`; in stage 2 with all features, which a run computes once."""
+    """So many epochs of FUNN's own `fit`; stage 2 computes all features once, before the first."""
     labels = torch.zeros(len(images), dtype=torch.int64)
-    epochs = {"initialization_epochs": int(stage == 1), "optimization_epochs": int(stage == 2)}
+    epochs = {"initialization_epochs": 0, "optimization_epochs": 0}
+    epochs[tuple(epochs)[stage - 1]] = EPOCHS[ours][stage]
     Ours().to(images.device).fit(images, labels, seed=0, batch_size=BATCH, **epochs)
+
+
+EPOCHS = {plain: {1: 1, 2: 1}, ours: {1: 1, 2: 31}}  # 31: the paper's, among which the features are
 
 
 def timed(function, images: torch.Tensor, stage: int) -> float:
@@ -88,7 +92,8 @@ def timed(function, images: torch.Tensor, stage: int) -> float:
     function(images, stage)
     if images.is_cuda:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * EPOCH / len(images)
+    seen = EPOCHS[function][stage] * len(images)
+    return (time.perf_counter() - start) * EPOCH / seen
 
 
 def main() -> None:

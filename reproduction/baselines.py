@@ -59,6 +59,7 @@ SETTINGS = {
     "HGD, rate 1e-3, 10 + 2": hgd(1e-3, 10, 2),
     "HGD, rate 1e-2, 10 + 2": hgd(1e-2, 10, 2),
     "HGD, rate 3e-4, 10 + 2": hgd(3e-4, 10, 2),
+    "HGD, rate 1e-4, 10 + 2": hgd(1e-4, 10, 2),
     # One square of 32 × 32 pixels of each photograph an epoch.
     "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}),
     "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}),

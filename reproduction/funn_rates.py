@@ -1,6 +1,7 @@
 """What success rates of FUNN's Table 2 are made of: an attack's steps, or a network's robustness.
 
-python reproduction/funn_rates.py [--settings NAME ...] [--seeds 0] [--images 200] [--threads 1]
+python reproduction/funn_rates.py [--settings NAME ...] [--seeds 0] [--attacks NAME ...]
+    [--images 200] [--threads 1]
 
 Attacks networks of reproduction/funn.py, which are trained first where they are not kept, and notes
 of every image when and where it falls: one walk of DeepFool for all numbers of steps, and PGD (and
@@ -110,6 +111,7 @@ def main() -> None:
         "--settings", nargs="*", choices=funn.SETTINGS, default=["classic, 64", "funn, 64"]
     )
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -123,6 +125,9 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.settings:
             done = set(table["attack"][(table["setting"] == name) & (table["seed"] == seed)])
+            done |= {*ATTACKS} - {*options.attacks}
+            if done.issuperset(ATTACKS):
+                continue
             net = funn.train(name, seed, images, labels)
             for new in measure(net, splits["test"][: options.images], seed, done):
                 new = new.assign(setting=name, seed=seed)[columns].astype({"step": "Int64"})
