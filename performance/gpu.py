@@ -127,6 +127,7 @@ def slice_of_table1(folder: Path, inputs: Path, images: int) -> list[str]:
     tdips = config["experiments"]["tdips"] | {"images": images}
     chosen = ("none", "jpeg", "dip", "tdips")  # those that need neither training nor a download
     tdips["defenses"] = {name: tdips["defenses"][name] for name in chosen}
+    tdips["classifiers"] = {"resnet50": tdips["classifiers"]["resnet50"]}
     config = {"experiments": {"tdips": tdips}, "tables": {"table1": config["tables"]["table1"]}}
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
