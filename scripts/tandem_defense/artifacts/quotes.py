@@ -25,6 +25,7 @@ KEYS = {
     "autoencoder_training": ["epochs", "head_epochs"],
     "baselines": ["setting", "attack"],
     "funn": ["setting", "measure"],
+    "table3_mnist": ["classifier", "defense", "threat", "epsilon"],
     "overview": ["experiment", "classifier", "defense", "attack"],
 }
 
