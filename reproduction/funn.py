@@ -16,10 +16,12 @@ the error that a black image has in place of the attacker's.
 """
 
 import argparse
+import json
 import logging
 import re
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -138,8 +140,12 @@ def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> t
 
 
 def attacked(name: str, seed: int, attack: str, net: ClassicAutoencoder, part: ImageSet) -> dict:
-    """What in_batches returns of an attack on a bare classifier, kept once made."""
-    file = kept(f"{name} {attack}", seed, "npz")
+    """What in_batches returns of an attack on a bare classifier, kept once made.
+
+    With its settings in the file's name: after a change of config.yaml it is made again.
+    """
+    told = sha256(json.dumps([ATTACKS[attack], len(part.ids)]).encode()).hexdigest()[:8]
+    file = kept(f"{name} {attack} {told}", seed, "npz")
     if not file.exists():
         seeds = [derive_seed(seed, image) for image in part.ids]
         x, labels = to_tensor(part.images), torch.from_numpy(part.labels)

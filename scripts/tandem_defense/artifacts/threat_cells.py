@@ -25,7 +25,7 @@ def table3(file: Path, why: dict, config: dict) -> str:
     table = pd.read_csv(file).fillna({"signs": ""})
     parts = [markdown(Robustness(experiment=name, epsilon=epsilon).grid(table, sheet, MARKDOWN))]
     parts += [
-        f"![{figure['label']}](../reproduction/measured/{key}.png)\n"
+        f"![{figure.get('label', key)}](../reproduction/measured/{key}.png)\n"
         for key, figure in config["figures"].items()
         if figure["experiment"] == name and figure["kind"] == "security"
         if (file.parent / f"{key}.png").exists()
