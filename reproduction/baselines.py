@@ -2,8 +2,9 @@
 
 python reproduction/baselines.py [--threads 1] [--settings NAME ...]
 
-The photographs after the 200 that every table evaluates: 160 train, on the other 40 every setting
-is measured. Table 1 has the best ones, trained anew on all 200 (`tdips` in config.yaml). Writes
+The photographs after the 200 that every table evaluates: on 40 of them every setting is measured,
+160 or, where it says so, 760 train (then inputs/nips2017dev/ has all 1000). Table 1 has the best
+ones, trained anew on all of its training photographs (`tdips` in config.yaml). Writes
 measured/baselines.csv, a row per setting and attack, beside the bare classifier and, where
 `inputs/comdefend/` has its files, the released ComDefend. What is there already is not computed
 again, and a training goes on where it was: stop the script and start it again at any time.
@@ -23,9 +24,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from tandem_defense import device  # noqa: E402
+from tandem_defense.attacks.deepfool import DeepFoolLinf  # noqa: E402
 from tandem_defense.attacks.gradient import FGSM  # noqa: E402
 from tandem_defense.attacks.iterative import BIM  # noqa: E402
 from tandem_defense.classifiers.torchvision import Torchvision  # noqa: E402
+from tandem_defense.datasets.base import ImageSet  # noqa: E402
 from tandem_defense.datasets.nips2017 import NIPS2017  # noqa: E402
 from tandem_defense.defenses.base import Defense, NoDefense  # noqa: E402
 from tandem_defense.defenses.comdefend import ComDefend  # noqa: E402
@@ -37,39 +40,51 @@ from tandem_defense.seeds import derive_seed  # noqa: E402
 OUTPUT = HERE / "measured/baselines.csv"
 KEPT = HERE / "results/baselines"  # attacked images, weights and checkpoints of trainings
 RELEASED = [HERE / "inputs" / name for name in ComDefend.CHECKPOINT]
-HELD_OUT = 40  # of the 200 photographs, the last ones
-ATTACKS = {  # the quick ones of Table 1's kinds
+HELD_OUT = slice(160, 200)  # of the photographs after the evaluated ones
+FEW, ALL = 160, 760  # which train
+ATTACKS = {  # Table 1's but for MI-FGSM and C&W, and FGSM with its whole bound
     "clean": None,
+    "FGSM minimal": FGSM(semantics="minimal", epsilon=8 / 255),
+    "DeepFool": DeepFoolLinf(clip=8 / 255),
     "FGSM": FGSM(semantics="fixed", epsilon=8 / 255),
     "BIM": BIM(semantics="corner", epsilon=8 / 255),
 }
 COLUMNS = ["setting", "attack", "n", "correct"]
 
 
-def hgd(rate: float, squares: int, whole: int) -> tuple:
-    """(class, settings, training): a quarter of the release's channels, which a CPU can train."""
+def hgd(rate: float, squares: int, whole: int, count: int = FEW) -> tuple:
+    """(class, settings, training, photographs): a quarter of the release's channels, for a CPU."""
     training = {"learning_rate": rate, "crop_epochs": squares, "epochs": whole, "batch_size": 8}
-    return HGD, {"widths": (16, 32, 64, 64, 64)}, training
+    return HGD, {"widths": (16, 32, 64, 64, 64)}, training, count
 
 
 # In the order of the search: first the learning rate, then the length.
 SETTINGS = {
-    "none": (NoDefense, {}, None),
-    "ComDefend, released": (ComDefend, {"weights": "released"}, None),
+    "none": (NoDefense, {}, None, 0),
+    "ComDefend, released": (ComDefend, {"weights": "released"}, None, 0),
     "HGD, rate 1e-3, 10 + 2": hgd(1e-3, 10, 2),
     "HGD, rate 1e-2, 10 + 2": hgd(1e-2, 10, 2),
     "HGD, rate 3e-4, 10 + 2": hgd(3e-4, 10, 2),
     "HGD, rate 1e-4, 10 + 2": hgd(1e-4, 10, 2),
     # One square of 32 × 32 pixels of each photograph an epoch.
-    "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}),
-    "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}),
+    "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}, FEW),
+    "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}, FEW),
     "HGD, rate 1e-3, 30 + 5": hgd(1e-3, 30, 5),
+    "HGD, rate 3e-4, 6 + 2, 760 photographs": hgd(3e-4, 6, 2, ALL),
 }
+
+
+def photographs(count: int) -> tuple[ImageSet, Tensor, Tensor]:
+    """Those held out, and the images and labels of the first `count` others."""
+    train = 200 if count <= FEW else 800
+    data = NIPS2017(folder=str(HERE / "inputs/nips2017dev"), test=200, train=train).load()["train"]
+    others = [*range(HELD_OUT.start), *range(HELD_OUT.stop, len(data.ids))]
+    return data[HELD_OUT], to_tensor(data.images[others]), torch.from_numpy(data.labels[others])
 
 
 def trained(name: str, net: Torchvision, photos: tuple[Tensor, Tensor]) -> Defense:
     """The defense, kept once trained."""
-    kind, settings, training = SETTINGS[name]
+    kind, settings, training, count = SETTINGS[name]
     defense = kind(**settings)
     if name == "ComDefend, released":
         defense.read_checkpoint(*map(str, RELEASED))
@@ -79,7 +94,8 @@ def trained(name: str, net: Torchvision, photos: tuple[Tensor, Tensor]) -> Defen
     if file.exists():
         defense.load_state_dict(load_file(file))
         return defense.eval()
-    job = {"settings": settings, "training": training, "images": len(photos[0])}
+    photos = tuple(part[:count] for part in photos)
+    job = {"settings": settings, "training": training, "images": count}
     extra = {"classifier": net} if kind is HGD else {}
     with checkpoint.kept(file.with_suffix(".checkpoint"), job):
         defense.fit(*photos, seed=0, **training, **extra)
@@ -126,9 +142,8 @@ def main() -> None:
     net = Torchvision(architecture="resnet50").eval()
     net.read_checkpoint(str(HERE / "inputs/resnet50.safetensors"))
     net = net.to(where)
-    data = NIPS2017(folder=str(HERE / "inputs/nips2017dev"), test=200, train=200).load()["train"]
-    train, held = data[: len(data) - HELD_OUT], data[len(data) - HELD_OUT :]
-    photos = to_tensor(train.images).to(where), torch.from_numpy(train.labels).to(where)
+    held, *photos = photographs(max(SETTINGS[name][3] for name in options.settings))
+    photos = tuple(part.to(where) for part in photos)
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=COLUMNS)
     for name in options.settings:
         if name == "ComDefend, released" and not all(file.exists() for file in RELEASED):
@@ -140,7 +155,7 @@ def main() -> None:
         defense = trained(name, net, photos).to(where)
         for attack in ATTACKS:
             if attack not in known:
-                row = [name, attack, HELD_OUT, right(defense, attack, net, held, where)]
+                row = [name, attack, len(held.ids), right(defense, attack, net, held, where)]
                 table = pd.concat([table, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
                 table.to_csv(OUTPUT, index=False)
                 print(*row, flush=True)

@@ -103,7 +103,7 @@ def _cells(name: str, cells: pd.DataFrame, decides: str) -> Row:
     text = ", ".join(f"{many[word]} {word}" for word in VERDICTS if many[word])
     open_ = [c.published for c, word in zip(cells.itertuples(), words) if word == "undecided"]
     needed = [f"{max(map(images_to_narrow, open_))} images"] if open_ else []
-    needed += [decides] if decides and set(words) - {"undecided", "reproduced"} else []
+    needed += [decides] if decides and "not measured" in words else []
     here = _range(cells["share"])
     if cells["n"].notna().any():
         here += f", {counts(cells['n'])} images"
@@ -209,7 +209,8 @@ def _funn_claims(folder: Path, config: Mapping, decides: str) -> list[Row]:
         texts = ["–" if pd.isna(judged.holds) else judged.evidence for judged in (theirs, ours)]
         for name in longest:
             texts = [text.replace(f"{name} ", f"{attacks[name]}: ") for text in texts]
-        rows.append((theirs.claim, *texts, word, "–" if word == "reproduced" else decides or "–"))
+        open_ = decides and word == "not measured"
+        rows.append((theirs.claim, *texts, word, decides if open_ else "–"))
     return rows
 
 
