@@ -17,6 +17,7 @@ from tandem_defense.extras import extra
 with extra("pipeline"):
     import pandas as pd
 
+THREATENED = ["classifier", "defense", "threat", "epsilon"]
 # The columns that a row is called by.
 KEYS = {
     "table1": ["defense", "attack"],
@@ -25,7 +26,7 @@ KEYS = {
     "autoencoder_training": ["epochs", "head_epochs"],
     "baselines": ["setting", "attack"],
     "funn": ["setting", "measure"],
-    "table3_mnist": ["classifier", "defense", "threat", "epsilon"],
+    **dict.fromkeys(["table3", "table3_mnist", "table3_restored"], THREATENED),
     "overview": ["experiment", "classifier", "defense", "attack"],
 }
 
