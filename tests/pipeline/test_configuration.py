@@ -59,6 +59,7 @@ def test_both_configurations_are_valid(root, schema, file):
         ("experiments.tdips.keep_restored", 17, ["tdips.keep_restored", "17", "16"]),
         ("experiments.tdips.defenses.blur.every", 2, ["defenses.blur.every", "only a restoration"]),
         ("experiments.tdips.defenses.dip.every", 200, ["defenses.dip.every", "200", "100"]),
+        ("experiments.tdips.defenses.dip.iterations", None, ["dip.iterations: found None"]),
         ("experiments.tdips.defenses.dip.iterations", 0, ["dip.iterations", "0", "≥ 1"]),
         ("experiments.tdips.defenses.dip.first_iterations", [5], ["no first network"]),
         ("experiments.tdips.defenses.tdips.iterations", 5, ["no effect beside `readouts`"]),

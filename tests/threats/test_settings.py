@@ -115,7 +115,12 @@ def test_candidates_are_per_defense_unless_the_attacker_knows_of_none(config):
     whole = experiment.whole("tdips")["settings"]
     assert (whole["first_iterations"], whole["iterations"]) == ([20], 100)
     funn = Experiment("funn", config["experiments"]["funn"])
-    assert funn.threatened_cells() == [("classic", "none"), ("classic", "magnet"), ("funn", "none")]
+    assert funn.threatened_cells() == [
+        ("classic", "none"),
+        ("classic", "magnet"),
+        ("funn", "none"),
+        ("linf", "none"),
+    ]
     assert funn.weights(0, "classic", "none") == [] and funn.weights(0, "classic", "magnet")
 
 

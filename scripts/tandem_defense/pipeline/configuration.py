@@ -69,6 +69,9 @@ def check(
     if not complaints:
         for name, spec in config["experiments"].items():
             complaints += _experiment(f"experiments.{name}", Experiment(name, spec))
+    if not complaints:  # which threats meet which defenses is asked of read-outs that are right
+        for name, spec in config["experiments"].items():
+            complaints += _threats(f"experiments.{name}", Experiment(name, spec))
     if not complaints:
         complaints = [*artifacts(config), *(_names_taken(config, root) if root else ())]
         if downloads is not None:
@@ -153,15 +156,18 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         for name, entry in spec[section].items():
             yield from entry_of(f"{path}.{section}.{name}", section, entry)
             yield from shape_of(f"{path}.{section}.{name}", section, entry, experiment.shape())
-    for name in spec.get("threats", {}):
-        yield from threat_of(f"{path}.threats.{name}", name, experiment)
-    yield from threats_of(path, spec)
     for name, entry in spec["defenses"].items():
         yield from _demand(f"{path}.defenses.{name}", entry, spec)
     if spec["defenses"].get("none", {}).get("kind") != "none":
         yield f"{path}.defenses: lacks `none: {{kind: none}}`, the undefended classifier's row"
     classes = schema.constant(demand.target("dataset", spec["dataset"]), "CLASSES")
     yield from classes_of(path, spec, classes or 0)
+
+
+def _threats(path: str, experiment: Experiment) -> Iterator[str]:
+    for name in experiment.spec.get("threats", {}):
+        yield from threat_of(f"{path}.threats.{name}", name, experiment)
+    yield from threats_of(path, experiment.spec)
 
 
 def _dataset(path: str, spec: dict) -> Iterator[str]:
