@@ -1,6 +1,7 @@
 """How long an epoch of FUNN's two stages takes, beside a plain loop in PyTorch's own layers.
 
-PYTHONPATH=scripts python performance/training.py [--images FOLDER] [--batches 20] [--rounds 5]
+python performance/training.py [--images FOLDER] [--batches 20] [--rounds 5]
+python performance/training.py --page    docs/choices.md's table, from the CSV
 
 FOLDER holds MNIST's four files; without it, random images of the same shape are
 used. The two implementations take turns, `--rounds` times, on the same batches; the fastest round
@@ -9,18 +10,26 @@ counts and is scaled to an epoch of 60000 images. Timed on one thread unless `--
 
 import argparse
 import csv
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-from torch import nn
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 
-from tandem_defense import device
-from tandem_defense.classifiers.autoencoder import FUNN
-from tandem_defense.datasets.mnist import MNIST
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from tandem_defense import device  # noqa: E402
+from tandem_defense.classifiers.autoencoder import FUNN  # noqa: E402
+from tandem_defense.datasets.mnist import MNIST  # noqa: E402
 
 EPOCH, BATCH = 60000, 128
+OUTPUT = Path(__file__).with_suffix(".csv")
+PAGE = ROOT / "docs/choices.md"
+BEGIN, END = "<!-- from performance/training.csv -->\n", "<!-- end -->\n"
 
 
 class Plain(nn.Module):
@@ -96,6 +105,19 @@ def timed(function, images: torch.Tensor, stage: int) -> float:
     return (time.perf_counter() - start) * EPOCH / seen
 
 
+def page(table: pd.DataFrame) -> str:
+    """The table of docs/choices.md, and what a whole training takes."""
+    wide = table.pivot(index="stage", columns="implementation", values="seconds_per_epoch")
+    lines = ["| seconds per epoch of 60 000 images | plain | ours | ratio |", "|---|---|---|---|"]
+    lines += [
+        f"| stage {stage} | {row.plain:.1f} | {row.ours:.1f} | {row.plain / row.ours:.2f} |"
+        for stage, row in wide.iterrows()
+    ]
+    minutes = (wide.loc[1] * 9 + wide.loc[2] * 31) / 60
+    whole = f"{minutes.ours:.0f} minutes instead of {minutes.plain:.0f}"
+    return "\n".join([*lines, "", f"So 9 + 31 epochs of one seed take {whole}.", ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,8 +126,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20, help="of 128 images (default 20)")
     parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--page", action="store_true", help="only write the table")
     options = parser.parse_args()
+    if options.page:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END)[1]
+        text = page(pd.read_csv(options.output))
+        PAGE.write_text(before + BEGIN + text + END + after, encoding="utf-8")
+        return
     where = device.prepare(options.threads)
     count = options.batches * BATCH
     if options.images:
