@@ -62,15 +62,14 @@ def hgd(rate: float, squares: int, whole: int, count: int = FEW) -> tuple:
 SETTINGS = {
     "none": (NoDefense, {}, None, 0),
     "ComDefend, released": (ComDefend, {"weights": "released"}, None, 0),
-    "HGD, rate 1e-3, 10 + 2": hgd(1e-3, 10, 2),
-    "HGD, rate 1e-2, 10 + 2": hgd(1e-2, 10, 2),
-    "HGD, rate 3e-4, 10 + 2": hgd(3e-4, 10, 2),
-    "HGD, rate 1e-4, 10 + 2": hgd(1e-4, 10, 2),
+    "HGD, rate 3e-4, 6 + 3": hgd(3e-4, 6, 3),
+    "HGD, rate 1e-3, 6 + 3": hgd(1e-3, 6, 3),
+    "HGD, rate 1e-4, 6 + 3": hgd(1e-4, 6, 3),
     # One square of 32 × 32 pixels of each photograph an epoch.
     "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}, FEW),
     "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}, FEW),
-    "HGD, rate 1e-3, 30 + 5": hgd(1e-3, 30, 5),
-    "HGD, rate 3e-4, 6 + 2, 760 photographs": hgd(3e-4, 6, 2, ALL),
+    "HGD, rate 3e-4, 12 + 6": hgd(3e-4, 12, 6),
+    "HGD, rate 3e-4, 3 + 2, 760 photographs": hgd(3e-4, 3, 2, ALL),
 }
 
 

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from trainings import check_seed_and_state, random
 
 from tandem_defense.adam import Adam
+from tandem_defense.defenses import hgd
 from tandem_defense.defenses.hgd import HGD, STEPS, attack, attack_all
 
 TINY = {"widths": (8, 12, 16), "forward_depths": (1, 2, 2), "backward_depths": (1, 2)}
@@ -107,6 +108,25 @@ def test_hgd_attacks_its_images_once(digits, net):
     assert not torch.equal(attacked, attack_all(net, images, 0.2, seed=1, batch_size=30))
     right = net(images).argmax(1)
     assert (net(attacked / 255).argmax(1) != right).float().mean() > 0.3
+
+
+def test_hgd_attacks_squares_themselves(digits, net, monkeypatch):
+    """A piece of an attacked image deceives seldom."""
+    seen, own = [], hgd.attack_all
+
+    def noted(classifier, clean, *settings):
+        seen.append((clean, own(classifier, clean, *settings)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(hgd, "attack_all", noted)
+    images, labels = digits[0][:60], digits[1][:60]
+    settings = {"crop_epochs": 1, "crops": 3, "side": 12, "epochs": 1, "epsilon": 0.2}
+    HGD(channels=1, **TINY).fit(images, labels, seed=0, classifier=net, **settings)
+    (squares, attacked), (whole, _) = seen
+    assert squares.shape == (180, 1, 12, 12) and torch.equal(whole, images)
+    pieces = whole.unfold(2, 12, 1).unfold(3, 12, 1)[0].flatten(1, 2).squeeze(0)
+    assert all(any(torch.equal(s[0], p) for p in pieces) for s in squares[::60])
+    assert (net(attacked / 255).argmax(1) != net(squares).argmax(1)).float().mean() > 0.3
 
 
 def test_hgd_starts_as_the_identity(digits, net):

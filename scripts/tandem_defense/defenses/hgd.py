@@ -109,6 +109,7 @@ class HGD(Defense):
         guidance: Literal["logits", "features"] = "logits",
         epsilon: Epsilon = 8 / 255,
         crop_epochs: Size = 0,
+        crops: Count = 4,
         side: Count = 128,
         epochs: Count = 30,
         batch_size: Count = 32,
@@ -120,10 +121,11 @@ class HGD(Defense):
         pooled last maps (FGD) of the denoised and of the clean image. The classifier lives on
         the images' device, is in eval mode meanwhile and does not change.
 
-        It starts as the identity: 1×1 weights of zero. Each image is attacked once, before, see
-        :func:`attack_all`, and a batch shows each as it was or attacked, one as likely as the
-        other. First come `crop_epochs` epochs on random squares of `side` pixels, then `epochs` on
-        whole images, each with Adam at `learning_rate`; in the latter it falls to a tenth after
+        It starts as the identity: 1×1 weights of zero. First come `crop_epochs` epochs on squares
+        of `side` pixels, `crops` random ones of each image, then `epochs` on whole images. Squares
+        and images are attacked once, before their epochs, see :func:`attack_all`: a piece of an
+        attacked image deceives nobody. A batch shows each as it was or attacked, one as likely as
+        the other. Adam has `learning_rate`; in the epochs on whole images it falls to a tenth after
         60 % and a hundredth after 90 %. The release attacks several networks, with sizes up to
         15/255, and has whole images alone. Labels are not used: an attack leads away from the
         classifier's own answer. Raises ValueError for wrong shapes, ranges or settings.
@@ -131,30 +133,30 @@ class HGD(Defense):
         check_training(images, labels, self.channels)
         initialize(self, seed)
         nn.init.zeros_(self.last.weight)
-        # The networks' convolutions follow this layout, which needs no reordering on a CPU.
-        images = images.contiguous(memory_format=torch.channels_last)
         draws = generator(seed, "attacks")
         respond = classifier if guidance == "logits" else lambda x: classifier.maps(x).mean((2, 3))
 
-        def train(name: str, epochs: int, side: int, schedule: Schedule) -> None:
+        def train(name: str, clean: Tensor, epochs: int, schedule: Schedule) -> None:
+            # The networks' convolutions follow this layout, which needs no reordering on a CPU.
+            clean = clean.contiguous(memory_format=torch.channels_last)
+            attacked = attack_all(classifier, clean, epsilon, seed, batch_size)
+            with torch.no_grad():
+                wanted = torch.cat([respond(part) for part in clean.split(batch_size)])
+
             def loss(batch: Tensor) -> dict[str, Tensor]:
-                clean = images[batch]
                 shown = torch.where(
                     (torch.rand((len(batch), 1, 1, 1), generator=draws) < 0.5).to(clean.device),
-                    clean,
+                    clean[batch],
                     attacked[batch].to(clean) / 255,
                 )
-                shown, clean = crop(torch.cat([shown, clean], 1), side, draws).chunk(2, 1)
-                with torch.no_grad():
-                    wanted = respond(clean)
-                return {guidance: functional.l1_loss(respond(self.forward(shown)), wanted)}
+                return {guidance: functional.l1_loss(respond(self.forward(shown)), wanted[batch])}
 
             minimize(
                 loss,
                 [(self.parameters(), learning_rate)],
                 name=name,
                 order=generator(seed, name, "order"),
-                count=len(images),
+                count=len(clean),
                 epochs=epochs,
                 batch_size=batch_size,
                 schedule=schedule,
@@ -166,11 +168,11 @@ class HGD(Defense):
             return (1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01), 0.9
 
         with frozen(classifier):
-            attacked = attack_all(classifier, images, epsilon, seed, batch_size)
             self.train()
             if crop_epochs:
-                train("squares", crop_epochs, side, constant)
-            train("HGD", epochs, max(images.shape[2:]), plateaus)
+                squares = torch.cat([crop(images, side, draws) for _ in range(crops)])
+                train("squares", squares, crop_epochs, constant)
+            train("HGD", images, epochs, plateaus)
         self.eval()
 
 
