@@ -20,7 +20,7 @@ from tandem_defense.files import predictions  # noqa: E402
 from tandem_defense.pipeline import provenance  # noqa: E402
 
 TABLES = ("table1.csv", "table1_comparisons.csv", "table2.csv", "claims.csv", "funn_claims.csv")
-TABLES += ("table3.csv", "table3_mnist.csv", "table3_restored.csv")
+TABLES += ("table3.csv", "table3_mnist.csv", "table3_restored.csv", "table3_patches.csv")
 FIGURES = ("figure3", "figure6", "figure7", "figure8", "funn_figure2")
 FIGURES += ("figure9", "figure9_classic", "figure9_funn", "figure9_linf")
 

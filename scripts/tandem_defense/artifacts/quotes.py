@@ -26,7 +26,7 @@ KEYS = {
     "autoencoder_training": ["epochs", "head_epochs"],
     "baselines": ["setting", "attack"],
     "funn": ["setting", "measure"],
-    **dict.fromkeys(["table3", "table3_mnist", "table3_restored"], THREATENED),
+    **dict.fromkeys(["table3", "table3_mnist", "table3_restored", "table3_patches"], THREATENED),
     "overview": ["experiment", "classifier", "defense", "attack"],
 }
 

@@ -190,7 +190,11 @@ SECTIONS = {
         threat_cells.table3,
     ),
     "table3_restored.csv": (
-        "Attackers who know of the restoration",
+        "Attackers who know of the restoration, on photographs",
+        threat_cells.table3,
+    ),
+    "table3_patches.csv": (
+        "Attackers who know of the restoration, on patches",
         threat_cells.table3,
     ),
     "schedules.csv": (
