@@ -66,7 +66,7 @@ def test_published_numbers_contradict_one_claim(published):
     assert result["holds"].value_counts(dropna=False).to_dict() == {True: 3, False: 1, pd.NA: 5}
     wrong = result[result["holds"].eq(False).fillna(False)]
     assert wrong.index.tolist() == ["t-DIPs beats ComDefend on clean images"]
-    assert wrong["evidence"].item() == "contradicted by 1 of 4: densenet161 clean: 60.8% < 61.0%"
+    assert wrong["evidence"].item() == "contradicted by 1 of 4: densenet161 clean: 60.8% vs. 61.0%"
     assert result["evidence"].iloc[0] == "holds in 16 of 16"
 
 
@@ -114,7 +114,7 @@ def test_undecided_is_what_paired_tests_leave_open(tmp_path):
     assert measured["holds"].iloc[:3].tolist() == [True, True, False]
     assert measured["decided"].iloc[:3].tolist() == [True, False, False]
     assert measured["evidence"].iloc[1] == (
-        "holds in 1 of 1: inception_v3 fgsm: 60.0% > 35.0% (alone 5 and 0 of 20);"
+        "holds in 1 of 1: inception_v3 fgsm: 60.0% vs. 35.0% (alone 5 and 0 of 20);"
         " undecided in 1 of 1"
     )
     assert measured["decided"].iloc[3:].isna().all() and measured["images"].isna().all()
@@ -162,7 +162,7 @@ def test_on_curves_that_disagree(published):
     result = judged(published, *BAD)
     assert result["holds"].iloc[4:].tolist() == [False] * 5
     evidence = result["evidence"].iloc[4:].tolist()
-    assert "bim, iteration 400: 0.0% = 0.0%" in evidence[0]
+    assert "bim, iteration 400: 0.0% vs. 0.0%" in evidence[0]
     assert "bim, λ₁ = 100: not ahead at 800 (1 of 3)" in evidence[1]
     assert "reached at 100 + 400" in evidence[2]
     assert "λ₁ = 200: 10.0%, best 30.0% at 1200, 30.0% at 1200" in evidence[3]

@@ -73,7 +73,7 @@ def test_claims_of_tdips_from_table_1_and_the_tandem(measured, config):
     here = here.set_index(here["claim"].str.split(" beats ").str[-1])
     every = here.loc["ComDefend (released weights) on every attack"]
     assert every["holds"] and not every["decided"]
-    assert every["evidence"].startswith("holds in 1 of 1: ResNet50 BIM: 75.0% > 25.0%")
+    assert every["evidence"].startswith("holds in 1 of 1: ResNet50 BIM: 75.0% vs. 25.0%")
     assert "(alone 2 and 0 of 4); undecided" in every["evidence"]
     dip = here.loc["DIP at equal iterations"]  # 9 to 0 and 7 to 0
     assert dip["holds"] and dip["decided"]
@@ -95,7 +95,7 @@ def test_what_is_compared_are_the_images_of_both(measured, config):
     here = findings.tdips_ledger(measured, config)[1].set_index("claim")
     every = here.loc["t-DIPs beats ComDefend (released weights) on every attack"]
     assert not every["holds"] and every["decided"]
-    assert every["evidence"].endswith("50.0% > 40.0% (alone 0 and 8 of 24)")
+    assert every["evidence"].endswith("50.0% vs. 40.0% (alone 0 and 8 of 24)")
     rows = {row[0]: row for row in findings.summary(measured, config, {})}
     assert "24 images" in rows["**Table 1**: t-DIPs, 24 cells"][2]
 

@@ -93,12 +93,12 @@ def test_claims_that_only_a_run_judges_are_taken_from_it(folder):
     (folder / "measured/claims.csv").write_text(
         "numbers,claim,holds,decided,evidence\n"
         f'published,"{beats}",True,,holds in 16 of 16\n'
-        f'measured,"{beats}",False,False,FGSM: 50.0% < 62.5%\n'
+        f'measured,"{beats}",False,False,FGSM: 50.0% vs. 62.5%\n'
         f"measured,{dip},True,True,\n"
     )
     title = "What the t-DIPs paper claims in words"
     ledger = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
-    assert ledger[beats] == ["yes", "undecided", "FGSM: 50.0% < 62.5%", "1,539"]
+    assert ledger[beats] == ["yes", "undecided", "FGSM: 50.0% vs. 62.5%", "1,539"]
     assert ledger[dip] == ["–", "yes", "", "–"] and len(ledger) == 9
     assert set(row[1] for row in ledger.values()) == {"–", "yes", "undecided"}
 

@@ -111,7 +111,7 @@ def test_hgd_attacks_its_images_once(digits, net):
 
 
 def test_hgd_attacks_squares_themselves(digits, net, monkeypatch):
-    """A piece of an attacked image deceives seldom."""
+    """They are not cut from attacked images, and deceive."""
     seen, own = [], hgd.attack_all
 
     def noted(classifier, clean, *settings):

@@ -150,9 +150,7 @@ class Claims(Accuracy):
         def compare(net, attack, a: Point, b: Point, place: str) -> Check:
             """Is a above b? On the images of both: a table may have more of one."""
             test, clear, images = tests(net, attack, a.read, b.read), None, None
-            holds = bool(a.share > b.share)
-            sign = ">" if holds else "<" if a.share < b.share else "="
-            text = f"{place}: {a.share:.1%} {sign} {b.share:.1%}"
+            holds, text = bool(a.share > b.share), f"{place}: {a.share:.1%} vs. {b.share:.1%}"
             if printed:
                 discordance = None
                 if test is not None:

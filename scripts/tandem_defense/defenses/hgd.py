@@ -124,7 +124,7 @@ class HGD(Defense):
         It starts as the identity: 1×1 weights of zero. First come `crop_epochs` epochs on squares
         of `side` pixels, `crops` random ones of each image, then `epochs` on whole images. Squares
         and images are attacked once, before their epochs, see :func:`attack_all`: a piece of an
-        attacked image deceives nobody. A batch shows each as it was or attacked, one as likely as
+        attacked image need not deceive. A batch shows each as it was or attacked, one as likely as
         the other. Adam has `learning_rate`; in the epochs on whole images it falls to a tenth after
         60 % and a hundredth after 90 %. The release attacks several networks, with sizes up to
         15/255, and has whole images alone. Labels are not used: an attack leads away from the
