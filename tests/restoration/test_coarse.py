@@ -92,21 +92,20 @@ def test_a_killed_fit_goes_on_in_either_part(name, at, tmp_path, monkeypatch):
     expected = fitted(ENGINES[name], work)
     monkeypatch.setattr(checkpoint, "INTERVAL", 0)
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)  # whenever it can
-    found, counted = {}, []
+    path, found, counted = tmp_path / "checkpoint", {}, []
 
     def taken(fit, architecture, work, how, **options):
         for read in fit(architecture, work, how, **options):
             for k, i in enumerate(read.positions):
                 found[i, read.iteration] = (read.output[k], read.average[k])
-            if read.iteration == at and not counted:
+            # A checkpoint has all lanes; where one thread is far ahead, there is none yet.
+            if read.iteration >= at and path.exists() and not counted:
                 raise Killed
             yield read
 
-    path = tmp_path / "checkpoint"
     with pytest.raises(Killed), checkpoint.kept(path, {}):
         for _ in taken(ENGINES[name], PRIORS["dip2"], work, how(), batch=2):
             pass
-    assert path.exists()
     counted.append(0)
     with checkpoint.kept(path, {}):
         for _ in taken(
