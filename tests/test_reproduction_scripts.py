@@ -1,5 +1,7 @@
 """The scripts of reproduction/: FUNN's on networks that nobody trained, tables, weights."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from tandem_defense.classifiers.autoencoder import ClassicAutoencoder
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.magnet import MagNet
+from tandem_defense.evaluation.rows import Chunk
 
 
 @pytest.fixture
@@ -203,3 +206,44 @@ def test_an_attacked_photograph_is_kept(root, monkeypatch, tmp_path):
     monkeypatch.setattr(photographs, "in_batches", None)  # no second time
     again = photographs.chunk(*arguments)
     assert torch.equal(again.images, made.images)
+
+
+def test_the_same_image_of_another_attack_is_not_restored_again(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import photographs
+
+    def attacked(attack: str) -> Chunk:
+        """BIM's and MI-FGSM's image are the same, FGSM's is another."""
+        pixels = torch.full((1, 3, 8, 8), 0.1 if attack == "fgsm" else 0.2)
+        columns = {"label": np.array([1]), "linf": np.array([0.3]), "success": np.array([True])}
+        return Chunk(pixels, ("a",), columns | {"l2": np.array([float(attack == "mifgsm")])})
+
+    row = {"classifier": "resnet50", "defense": "tdips", "image": "a", "first_iterations": 100}
+    row |= {"prediction": 7, "clean_prediction": 1, "rejected": False}
+    steps = range(100, 1001, 100)
+    curve = pd.DataFrame(
+        [row | {"attack": "bim", "iteration": n, "prediction": n} for n in steps]
+        + [row | {"attack": "fgsm", "iteration": 1000}, row | {"attack": "clean", "image": "b"}]
+    )
+    find = partial(photographs.known, "resnet50")
+    copied = find("mifgsm", "tdips", attacked, curve)
+    assert copied[["attack", "iteration", "prediction", "l2"]].values.tolist() == [
+        ["mifgsm", 1000, 1000, 1.0]
+    ]
+    assert find("bim", "tdips", attacked, curve[:10].assign(attack="mifgsm")) is not None
+    assert find("bim", "tdips", attacked, copied) is None  # it asks for more read-outs
+    assert find("mifgsm", "tdips", attacked, curve[10:]) is None  # another image
+    assert find("mifgsm", "tdips", attacked, curve.assign(defense="dip")) is None
+
+
+def test_the_longest_curve_comes_first(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "reproduction")
+    import photographs
+
+    asked = photographs.wanted("resnet50", 0, 1, ["clean", "mifgsm", "bim"], ["dip", "tdips"])
+    assert list(asked) == [
+        (0, "bim", "tdips"),
+        (0, "clean", "tdips"),
+        (0, "mifgsm", "tdips"),
+        (0, "bim", "dip"),
+    ]
