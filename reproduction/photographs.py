@@ -7,8 +7,9 @@ The experiment `tdips` of config.yaml, image by image, with the package's own st
 every feed-forward defense on the first `images` evaluation photographs, restorations on the first
 `expensive` ones. Appends the prediction rows to measured/answers.csv; what is there already is not
 computed again: stop the script and start it again at any time, on another machine too. In the end,
-and with `--images 0` at once, the tables of config.yaml are made of all rows that there are: a cell
-has the images whose row it has, so that the cheap defenses have more than the expensive ones.
+and with `--images 0` at once, the tables and curves of config.yaml are made of all rows that there
+are: a cell has the images whose row it has, so that the cheap defenses have more than the expensive
+ones.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from tandem_defense import device  # noqa: E402
+from tandem_defense.artifacts import style  # noqa: E402
 from tandem_defense.artifacts.base import Inputs, Sheet  # noqa: E402
 from tandem_defense.attacks.batches import in_batches  # noqa: E402
 from tandem_defense.datasets.base import ImageSet  # noqa: E402
@@ -214,8 +216,30 @@ def tables(rows: pd.DataFrame, folder: Path = OUTPUT.parent) -> None:
             pd.concat(found).to_csv(folder / f"{artifact.name}.csv", index=False)
 
 
+def curves(rows: pd.DataFrame, folder: Path = OUTPUT.parent) -> None:
+    """The figures of the kind `curve`, as PNG, of the images that all of their lines have."""
+    rows = rows.assign(**SAME).astype(predictions.TYPES)
+    for artifact in artifacts.of(CONFIG, "figures"):
+        entry, params = artifact.entry, artifact.params(HERE.parent)
+        if entry["kind"] != "curve":
+            continue
+        part = rows[
+            rows["classifier"].eq(entry["classifier"])
+            & rows["attack"].isin([demand.CLEAN, *entry["attacks"]])
+            & rows["defense"].isin(["none", *entry["defenses"]])
+        ]
+        part = part[part["attack"].ne(demand.CLEAN) | part["defense"].eq("none")]
+        if not {*entry["defenses"]} <= set(part["defense"]):
+            continue
+        inputs = Inputs({})
+        inputs.predictions = common(part)
+        if not inputs.predictions.empty:
+            drawing, _ = classes.build(params["entry"]).draw(inputs, Sheet(**params["sheet"]))
+            style.save(drawing, folder / f"{artifact.name}.png")
+
+
 def main() -> None:
-    """Answer what is not in the CSV yet, then make the tables."""
+    """Answer what is not in the CSV yet, then make the tables and figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -259,6 +283,7 @@ def main() -> None:
             right = new["prediction"].eq(new["label"]).tolist()
             print(classifier, photo.ids[0], attack, defense, right, flush=True)
     tables(table)
+    curves(table)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkey
         answers("jpeg", "bim", "10"),
         *(answers("tdips", "bim", "11", (100, step)) for step in range(100, 1001, 100)),
         answers("tdips", "clean", "1", (100, 1000)),
-        *(answers("dip", "bim", "0", (0, step)) for step in range(100, 1001, 100)),
+        *(answers("dip", "bim", "0", (0, step)) for step in range(100, 1501, 100)),
     ]
     other = answers("jpeg", "clean", "11111").assign(classifier="resnet18")  # and nothing else
     photographs.tables(pd.concat([*rows, other])[photographs.COLUMNS], tmp_path)
@@ -100,6 +100,18 @@ def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkey
     ahead = claims[claims["claim"] == "t-DIPs beats DIP at equal iterations"]
     holds = ahead.set_index("numbers")["holds"]
     assert pd.isna(holds["published"]) and holds["measured"]
+
+    drawn = {}
+    monkeypatch.setattr(
+        photographs.style, "save", lambda figure, path: drawn.update({path: figure})
+    )
+    photographs.curves(pd.concat([*rows, other])[photographs.COLUMNS], tmp_path)
+    assert list(drawn) == [tmp_path / "figure3.png", tmp_path / "figure6.png"]
+    (axes,) = drawn[tmp_path / "figure6.png"].axes
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines == {"DIP": [0] * 10, "t-DIPs, λ₁ = 100": [1] * 10}
+    photographs.curves(rows[0][photographs.COLUMNS], tmp_path)
+    assert len(drawn) == 2  # nothing to draw
 
 
 def test_a_released_network_is_decoded_from_its_codebooks(root, monkeypatch):
