@@ -58,18 +58,17 @@ def hgd(rate: float, squares: int, whole: int, count: int = FEW) -> tuple:
     return HGD, {"widths": (16, 32, 64, 64, 64)}, training, count
 
 
-# In the order of the search: first the learning rate, then the length.
+# In the order of the search: squares or whole photographs, then the length, then more of them.
 SETTINGS = {
     "none": (NoDefense, {}, None, 0),
     "ComDefend, released": (ComDefend, {"weights": "released"}, None, 0),
     "HGD, rate 3e-4, 6 + 3": hgd(3e-4, 6, 3),
-    "HGD, rate 1e-3, 6 + 3": hgd(1e-3, 6, 3),
-    "HGD, rate 1e-4, 6 + 3": hgd(1e-4, 6, 3),
+    "HGD, rate 1e-3, 2 + 12": hgd(1e-3, 2, 12),
+    "HGD, rate 1e-3, 2 + 40": hgd(1e-3, 2, 40),
     # One square of 32 × 32 pixels of each photograph an epoch.
     "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}, FEW),
     "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}, FEW),
-    "HGD, rate 3e-4, 12 + 6": hgd(3e-4, 12, 6),
-    "HGD, rate 3e-4, 3 + 2, 760 photographs": hgd(3e-4, 3, 2, ALL),
+    "HGD, rate 1e-3, 2 + 8, 760 photographs": hgd(1e-3, 2, 8, ALL),
 }
 
 
