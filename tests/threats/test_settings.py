@@ -109,8 +109,7 @@ def test_candidates_are_per_defense_unless_the_attacker_knows_of_none(config):
     assert experiment.threats("shufflenet", "blur") == {}
     assert experiment.threat("exact")["attack"]["settings"] == {
         "semantics": "fixed",
-        "steps": 20,
-        "restarts": 2,
+        "steps": 200,
     }
     whole = experiment.whole("tdips")["settings"]
     assert (whole["first_iterations"], whole["iterations"]) == ([20], 100)
