@@ -153,6 +153,8 @@ def known(
     for other, found in read.groupby("attack"):
         if len(found) == count and torch.equal(attacked(other).images, photo.images):
             own = {name: values[0] for name, values in photo.columns.items()}
+            if attack == demand.CLEAN:
+                own["success"] = own["clean_prediction"] != own["label"]  # as in evaluation/rows.py
             return found.assign(attack=attack, **own)
     return None
 

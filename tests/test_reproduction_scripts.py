@@ -244,6 +244,14 @@ def test_the_same_image_of_another_attack_is_not_restored_again(root, monkeypatc
     ]
     assert find("bim", "tdips", attacked, curve[:10].assign(attack="mifgsm")) is not None
     assert find("bim", "tdips", attacked, copied) is None  # it asks for more read-outs
+
+    def unattacked(attack: str) -> Chunk:
+        """The same image, without an attack's columns."""
+        columns = {"label": np.array([1]), "clean_prediction": np.array([1])}
+        return Chunk(torch.full((1, 3, 8, 8), 0.2), ("a",), columns)
+
+    clean = find("clean", "tdips", unattacked, curve[:10].assign(success=True))
+    assert clean[["attack", "iteration", "success"]].values.tolist() == [["clean", 1000, False]]
     assert find("mifgsm", "tdips", attacked, curve[10:]) is None  # another image
     assert find("mifgsm", "tdips", attacked, curve.assign(defense="dip")) is None
 
