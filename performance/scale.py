@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 ROOT = Path(__file__).parents[1]
-HERE = ROOT / "benchmarks"
+HERE = ROOT / "performance"
 
 
 def planning() -> pd.DataFrame:

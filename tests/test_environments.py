@@ -25,7 +25,16 @@ def dependencies(root, name) -> dict[str, str]:
     """An environment's pins: versions by name."""
     found = yaml.safe_load((root / f"envs/{name}.yaml").read_text())
     assert found["channels"] == ["conda-forge", "nodefaults"]
-    return dict(spec.split(" =") for spec in found["dependencies"])
+    specs = [spec for spec in found["dependencies"] if isinstance(spec, str) and spec != "pip"]
+    return dict(spec.split(" =") for spec in specs)
+
+
+def by_pip(root, name) -> dict[str, str]:
+    """What of an environment comes from PyPI because conda-forge does not have it."""
+    found = yaml.safe_load((root / f"envs/{name}.yaml").read_text())["dependencies"]
+    parts = [part["pip"] for part in found if isinstance(part, dict)]
+    assert not parts or "pip" in found  # else conda complains that it has to guess which pip
+    return dict(spec.split("==") for part in parts for spec in part)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -34,6 +43,7 @@ def test_versions_are_the_lock_files(root, name):
     found = dependencies(root, name)
     assert found.pop("python") in ("3.11", "3.12", "3.13")
     found.pop("cxx-compiler", None)  # not a Python package
+    found |= by_pip(root, name)
     assert found == {name: lock[PYPI.get(name, name)] for name in found}
 
 
@@ -44,8 +54,8 @@ def test_specs_are_valid(root, name):
         assert spec.name.normalized == package and spec.version
 
 
-# For whoever names it in a configuration: an extra, and what PyTorch's CUDA builds bring along.
-OPTIONAL = {"pyautoattack", "timm", "triton"}
+# What PyTorch's CUDA builds bring along.
+OPTIONAL = {"triton"}
 
 
 def rules(root) -> dict[str, str]:
@@ -103,7 +113,7 @@ def test_imports_are_in_the_rules_environment(root):
     ours = {"tandem_defense"} | set(sys.stdlib_module_names) | OPTIONAL
     for script, environment, targets in jobs(root):
         needed = {PACKAGES.get(name, name) for name in imports(script, *targets) - ours}
-        absent = needed - set(dependencies(root, environment))
+        absent = needed - set(dependencies(root, environment) | by_pip(root, environment))
         assert not absent, f"{script} {targets} needs {absent}: add to envs/{environment}.yaml"
     assert "torch" in imports("attack.py") and "torch" not in imports("table.py")
 
@@ -112,6 +122,7 @@ def test_imports_are_in_the_rules_environment(root):
 def conda(root, tmp_path, monkeypatch):
     """A checkout, and on PATH a stand-in for conda whose channel has just the pinned packages."""
     specs = {s for n in ENVIRONMENTS for s in map(" =".join, dependencies(root, n).items())}
+    specs.add("pip")
     make_channel(tmp_path / "channel", sorted(specs), tmp_path / "notes")
     client = make_client(tmp_path / "base", tmp_path / "channel")
     monkeypatch.setenv("PATH", f"{client}{os.pathsep}{os.environ['PATH']}")
@@ -140,6 +151,7 @@ def test_a_job_runs_in_its_environment(conda, tmp_path):
     installed = os.listdir(f"{prefix}/conda-meta")
     for name, version in dependencies(conda, "torch").items():
         assert f"{name}-{version}-0.json" in installed
+    assert open(f"{prefix}/pip.txt").read() == "pyautoattack==0.2.0" and "pip-1-0.json" in installed
     again = use_conda(conda, "results/images/tdips/test.safetensors")
     assert again.returncode == 0 and "Creating conda environment" not in again.stdout
 

@@ -32,8 +32,8 @@ def complaint(config, schema) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "demo/config.yaml"])
-def test_both_configurations_are_valid(root, schema, file):
+@pytest.mark.parametrize("file", ["config.yaml", "demo/config.yaml", "reproduction/config.yaml"])
+def test_our_configurations_are_valid(root, schema, file):
     config = configuration.with_fractions(yaml.safe_load((root / file).read_text()))
     configuration.check(config, schema)
 
@@ -404,6 +404,25 @@ def test_what_must_be_trained_has_training_or_weights(config, schema):
     assert "comdefend.weights: found 'leaked', allowed is one of released" in complaint(
         config, schema
     )
+
+
+def test_a_classifier_without_fit_has_weights(config, schema, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from tandem_defense.classifiers.base import Classifier\n"
+        "class Fixed(Classifier):\n"
+        "    weights: str | None = None\n"
+        "    def forward(self, images):\n"
+        "        return images.mean((2, 3))\n"
+    )
+    config["plugins"] = True
+    net = config["experiments"]["tdips"]["classifiers"]["small"] = {"kind": f"{file}:Fixed"}
+    del config["figures"]["figure8"]
+    message = complaint(config, schema)
+    assert "classifiers.small.kind: nothing makes the weights of a" in message
+    assert "neither a method `fit` nor a setting `weights` with a value" in message
+    net["weights"] = "net.pth"
+    configuration.check(config, schema)
 
 
 def test_released_weights_must_be_in_the_manifest(config, schema):

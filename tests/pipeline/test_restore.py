@@ -20,6 +20,8 @@ CLASSIFIER = {
     "settings": {"classes": 7, "width": 4},
 }
 
+SMALL = {"feature_scale": 32, "first_width": 0.25}
+
 
 @pytest.fixture
 def job(tmp_path):
@@ -31,18 +33,16 @@ def job(tmp_path):
     zeros = np.zeros(3, np.float32)
     columns = {"label": data.labels, "linf": zeros, "l2": zeros}
 
-    def run(name, keep=2, **settings):
+    def run(name, keep=2, entry=None, first_iterations=(3, 20), **settings):
+        entry = entry or {"class": "tandem_defense.defenses.dip:TandemDIP", "settings": SMALL}
         rows = tmp_path / f"{name}.parquet"
         restore(
             Chunk(to_tensor(data.images), data.ids, columns),
             {"dataset": "photos", "attack": "clean", "defense": "tdips"},
             {"small": (CLASSIFIER, str(tmp_path / "net"))},
-            {
-                "class": "tandem_defense.defenses.dip:TandemDIP",
-                "settings": {"feature_scale": 32, "first_width": 0.25} | settings,
-            },
+            entry | {"settings": entry["settings"] | settings},
             str(rows),
-            readouts={"iterations": [2, 4], "first_iterations": [3, 20]},
+            readouts={"iterations": [2, 4], "first_iterations": list(first_iterations)},
             keep=keep,
             shown_output=str(tmp_path / f"{name}.shown"),
             seed=0,
@@ -51,6 +51,35 @@ def job(tmp_path):
         return rows
 
     return run
+
+
+OWN = """
+from tandem_defense.defenses.base import Defense
+from tandem_defense.defenses.dip import Restored
+from tandem_defense.settings import Count
+
+class Fading(Defense):
+    RESTORATION = True
+    iterations: Count = 10
+
+    def trace(self, images, ids, readouts):
+        for step in readouts:
+            yield Restored(list(range(len(images))), 0, step, images / (1 + step))
+"""
+
+
+def test_a_restoration_of_one_s_own_has_a_trace_and_no_more(job, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    own = {"class": f"{tmp_path}/own.py:Fading", "settings": {}}
+    table = predictions.read(job("own", entry=own, first_iterations=[]), "restore")
+    assert table.groupby(["first_iterations", "iteration"]).size().to_dict() == {
+        (0, 2): 3,
+        (0, 4): 3,
+    }
+    images, _ = read_restored(tmp_path / "own.shown")
+    assert set(images) == {"0/2", "0/4"}
+    assert np.allclose(images["0/2"] * 3, images["0/4"] * 5)
+    assert predictions.flat_first_outputs(tmp_path / "own.parquet") == 0
 
 
 def test_rows_and_kept_images(job, tmp_path):

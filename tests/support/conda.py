@@ -52,7 +52,8 @@ def package(channel: Path, name: str, version: str, files: dict[str, str]) -> No
 def make_channel(channel: Path, specs: list[str], notes: Path) -> None:
     """A channel with a package for every spec ``name =version``; jobs note their prefix."""
     for spec in specs:
-        name, version = spec.split(" =")
+        name, _, version = spec.partition(" =")
+        version = version or "1"
         script = PYTHON.format(notes=notes, python=sys.executable)
         package(channel, name, version, {"bin/python": script} if name == "python" else {})
     (channel / "noarch").mkdir()
@@ -71,10 +72,16 @@ def make_client(base: Path, channel: Path) -> Path:
 
 
 async def create(file: Path, prefix: Path, channel: Path, cache: Path) -> None:
-    """Solve an environment file with the local channel in place of its channels, and install it."""
-    specs = [
-        rattler.MatchSpec(s, strict=True) for s in yaml.safe_load(file.read_text())["dependencies"]
-    ]
+    """Solve an environment file with the local channel in place of its channels, and install it.
+
+    What conda would leave to pip is noted in `prefix`/pip.txt.
+    """
+    given = yaml.safe_load(file.read_text())["dependencies"]
+    for part in given:
+        if isinstance(part, dict):
+            prefix.mkdir(parents=True, exist_ok=True)
+            (prefix / "pip.txt").write_text("\n".join(part["pip"]))
+    specs = [rattler.MatchSpec(spec, strict=True) for spec in given if isinstance(spec, str)]
     gateway = rattler.Gateway(cache_dir=cache / "repodata")
     records = await rattler.solve([channel.as_uri()], specs, gateway=gateway, platforms=[PLATFORM])
     await rattler.install(records, prefix, cache_dir=cache / "packages", show_progress=False)

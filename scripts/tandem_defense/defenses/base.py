@@ -54,6 +54,10 @@ class Defense(Settings, nn.Module):
         """Which inputs the defense refuses to classify, (B,) bool: none, unless it detects."""
         return images.new_zeros(len(images), dtype=bool)
 
+    def steps(self, images: int, iterations: int) -> int:
+        """Optimizer steps that a restoration of this many images takes, summed over images."""
+        return images * iterations
+
 
 NO_GRADIENT = (
     "{} has no gradient, and one was asked for: an attack that needs none can go through it as it"

@@ -43,8 +43,10 @@ class Restored:
 
     positions : which of the images, N numbers
     images : (N, C, H, W) in [0, 1]
-    stopped : (N,) the iteration at which early stopping took the images; 0 where it did not
-    flat : (N,) bool, whether DIP₁ had learned no image when DIP₂ started (see :func:`is_flat`)
+    stopped : (N,) the iteration at which early stopping took the images, 0 where it did not; None
+        where there is no early stopping
+    flat : (N,) bool, whether DIP₁ had learned no image when DIP₂ started (see :func:`is_flat`);
+        None without a first network
     start : DIP₁'s output, shape and range as `images`; None without a first network
     """
 
@@ -52,8 +54,8 @@ class Restored:
     first_iterations: int
     iteration: int
     images: Tensor
-    stopped: Tensor
-    flat: Tensor
+    stopped: Tensor | None = None
+    flat: Tensor | None = None
     start: Tensor | None = None
 
 
@@ -172,19 +174,12 @@ class DIP(Defense):
             start = None if restored.start is None else as_input(restored.start, images)
             yield replace(restored, images=as_input(restored.images, images), start=start)
 
-    def steps(self, images: int, iterations: int) -> int:
-        """Optimizer steps that restoring this many images takes, summed over images."""
-        return images * iterations
-
     def _restore(
         self, targets: Tensor, names: list[str], settings: FitSettings
     ) -> Iterator[Restored]:
         _, unet = self.priors()
         for read in self._fit(unet, self._tasks(targets, names, "dip"), settings):
-            flat = torch.zeros(len(read.positions), dtype=torch.bool)
-            yield Restored(
-                list(read.positions), 0, read.iteration, read.average, read.stopped, flat
-            )
+            yield Restored(list(read.positions), 0, read.iteration, read.average, read.stopped)
 
     def _tasks(self, targets: Tensor, names: list[str], network: str) -> list[Task]:
         """Tasks that start from noise, each image's from its own."""

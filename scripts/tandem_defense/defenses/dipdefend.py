@@ -91,15 +91,10 @@ class DIPDefend(Defense):
             with torch.enable_grad():  # also under a caller's no_grad
                 found = list(self._restore(as_rgb(some).float(), names[i], readouts))
             for step, taken, output in found:
-                flat, at = torch.zeros(1, dtype=torch.bool), torch.tensor([taken])
-                yield Restored([i], 0, step, as_input(output, some), at, flat)
+                yield Restored([i], 0, step, as_input(output, some), torch.tensor([taken]))
             part.progress["done"] = i + 1
             if part.due():
                 part.save()
-
-    def steps(self, images: int, iterations: int) -> int:
-        """Optimizer steps that restoring this many images takes, summed over images."""
-        return images * iterations
 
     def _restore(
         self, target: Tensor, name: str, readouts: Sequence[int]

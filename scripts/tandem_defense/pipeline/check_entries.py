@@ -26,6 +26,11 @@ def entry_of(path: str, section: str, entry: dict) -> Iterator[str]:
         released = "weights" in known["properties"]
         key = "either `training` (may be {}) or `weights`" if released else "`training` (may be {})"
         yield f"{path}: give {key}, a {kind} must be trained"
+    if section == "classifiers" and not fit and entry.get("weights") is None:
+        yield (
+            f"{path}.kind: nothing makes the weights of a {kind}, which has neither a method `fit`"
+            " nor a setting `weights` with a value"
+        )
     if isinstance(entry.get("weights"), str) and not demand.own_weights(entry):
         defaults = schema.defaults(chosen)
         for key in schema.constant(chosen, "RELEASED") or ():

@@ -53,7 +53,8 @@ def restore(
     checkpoint.part("read-outs", {"predictions": predicted, "flat": flat} | kept).resume()
     for restored in restoration.trace(chunk.images.to(processor), chunk.ids, steps):
         at, first, step = restored.positions, restored.first_iterations, restored.iteration
-        flat[lengths.index(first), at] = restored.flat.cpu()
+        if restored.flat is not None:
+            flat[lengths.index(first), at] = restored.flat.cpu()
         for order, net in enumerate(nets.values()):
             answers = net.predict(restored.images)
             predicted[lengths.index(first), steps.index(step), order, at] = answers
