@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/command.md"
 TEXT = """# The command
 
-`pip install .` brings the command `tandem-defense` (also `python -m tandem_defense`); `evaluate` needs
-`pip install ".[pipeline]"`, `restore` nothing more. What follows is a transcript, made by
+`pip install .` brings the command `tandem-defense` (also `python -m tandem_defense`). `restore`
+needs nothing more, `evaluate` `pip install ".[pipeline]"`. What follows is a transcript, made by
 `python demo/command.py` on {cpus} CPU threads: five pictures, then a comparison of defenses on
 photographs.
 

@@ -5,7 +5,7 @@ import tomllib
 
 import yaml
 
-from tandem_defense.pipeline import artifacts, configuration, demand, schema, stale
+from tandem_defense.pipeline import artifacts, configuration, demand, schema, stale, work
 
 DOWNLOADS = tomllib.loads((ROOT / "resources/downloads.toml").read_text(encoding="utf-8"))
 
@@ -53,7 +53,7 @@ def owners(section, key):
     """
     parts = []
     for name, experiment in EXPERIMENTS.items():
-        entries = [n for n, entry in experiment[section].items() if key in entry]
+        entries = [n for n, entry in experiment[section].items() if key in demand.made_by(entry)]
         if entries:
             parts.append(rf"{name}(?=/.*/(?:{'|'.join(entries)})\.safetensors$)")
     return "|".join(parts) or "none-at-all"

@@ -66,7 +66,7 @@ rule restore:
         classifiers=lambda w: {w.classifier: entry("classifiers")(w)},
         entry=entry("defenses"),
         readouts=lambda w: experiment_of(w).readouts(w.defense, w.classifier, w.attack),
-        keep=lambda w: experiment_of(w).spec.get("keep_restored", 0),
+        keep=lambda w: experiment_of(w).shown(w.scatteritem),
     script:
         "../scripts/restore.py"
 
@@ -103,7 +103,7 @@ use rule restore as restore_clean with:
         },
         entry=entry("defenses"),
         readouts=lambda w: experiment_of(w).readouts(w.defense, None, "clean"),
-        keep=lambda w: experiment_of(w).spec.get("keep_restored", 0),
+        keep=lambda w: experiment_of(w).shown(w.scatteritem),
 
 
 rule gather_predictions:
@@ -159,7 +159,7 @@ rule evaluate_threats:
         classifier=entry("classifiers"),
         defense=lambda w: experiment_of(w).whole(w.defense),
         dynamic=lambda w: w.defense in experiment_of(w).restorations(),
-        draws=lambda w: experiment_of(w).spec.get("draws", 3),
+        draws=lambda w: experiment_of(w).draws,
         images=lambda w: experiment_of(w).threatened,
     script:
         "../scripts/evaluate_threats.py"

@@ -84,7 +84,7 @@ rule plan:
         runtime=growing(10),
     params:
         code=code("plan.py"),
-        experiments={name: found.work() for name, found in EXPERIMENTS.items()},
+        experiments={name: work.work(found) for name, found in EXPERIMENTS.items()},
     script:
         "../scripts/plan.py"
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from tandem_defense.pipeline import entries, logs, rows
+from tandem_defense.pipeline import logs, rows
+from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.pipeline.evaluate import evaluate
 
 with logs.capture(snakemake.log[0]):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
-    positions = entries.chunk_positions(cards.scatteritem, params.images)
+    positions = chunk_positions(cards.scatteritem, params.images)
     chunks = {"clean": rows.clean(files.images, positions)}
     attacked = zip(params.attacks, files.attacked, strict=True)
     chunks |= {attack: rows.attacked(file) for attack, file in attacked}

@@ -1,12 +1,13 @@
 """Restore one chunk of images and classify the result at every read-out step."""
 
-from tandem_defense.pipeline import checkpoint, entries, logs, rows
+from tandem_defense.pipeline import checkpoint, logs, rows
+from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.pipeline.restore import restore
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input
     attack = cards.get("attack", "clean")
-    positions = entries.chunk_positions(cards.scatteritem, params.images)
+    positions = chunk_positions(cards.scatteritem, params.images)
     clean = attack == "clean"
     classifiers = [files.classifiers] if isinstance(files.classifiers, str) else files.classifiers
     restore(
@@ -19,7 +20,7 @@ with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
         params.entry,
         snakemake.output.rows,
         readouts=params.readouts,
-        keep=max(0, min(params.keep, positions.stop) - positions.start),
+        keep=params.keep,
         shown_output=snakemake.output.shown,
         seed=int(cards.seed),
         threads=snakemake.threads,

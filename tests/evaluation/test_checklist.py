@@ -99,3 +99,9 @@ def test_few_images_are_too_few():
     answers, evidence = run(rows(["cccc"], "clean", 0.0), rows(["cccw"], "oblivious", aware=True))
     assert answers["Enough images?"] == NO and evidence["Enough images?"].startswith("4 images")
     assert answers["Clean accuracy beside every robust one?"] == YES
+
+
+def test_attacks_without_a_bound_have_no_largest_one():
+    answers, evidence = run(rows([ALL], "clean", 0.0), rows(["cw" * 60], "deepfool", 0.0, linf=0.2))
+    question = "Does accuracy fall to 0 where the bound is large enough?"
+    assert answers[question] == NO and "no threat has a bound" in evidence[question]

@@ -21,13 +21,18 @@ from safetensors import safe_open
 
 from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder
 from tandem_defense.classifiers.small import SmallCNN
+from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.comdefend import ComDefend
 from tandem_defense.defenses.dip import DIP, TandemDIP
 from tandem_defense.defenses.hgd import HGD
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.evaluation.rows import Chunk
+from tandem_defense.files import judgments
+from tandem_defense.files.candidates import read_candidates
+from tandem_defense.files.images import write_images
 from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import checkpoint, classes
+from tandem_defense.pipeline import threats as stage
 from tandem_defense.pipeline.restore import restore as run
 from tandem_defense.restoration import native
 from tandem_defense.restoration.stopping import EarlyStopping, VarianceMonitor
@@ -240,6 +245,103 @@ def test_several_threads_are_kept_at_one_moment(tmp_path, caplog, kill_after):
             whole = torch.zeros_like(images)
     assert torch.equal(whole, expected) and part.progress == {}
     assert 1 <= len(steps_resumed(caplog.text)) <= 2
+
+
+# --- threats, which restore again and again ---
+
+
+def threaten(folder: Path, defended: str, kind: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """Candidates of a threat on five images, judged with three seeds each; its two files, read."""
+    weights, data = folder / "net", folder / "images"
+    if not weights.exists():
+        torch.manual_seed(0)
+        net = SmallCNN(classes=3, width=4)
+        write_weights(weights, net.state_dict(), classes.identity(CLASSIFIER))
+        pixels = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+        ids = tuple("abcde")
+        write_images(data, ImageSet(pixels, np.arange(5) % 3, ids, ("x", "y", "z"), ids))
+    tandem = {"iterations": 12, "first_iterations": [11], "first_width": 0.1}
+    target, settings = {
+        "DIP": ("dip:DIP", RESTORATION | {"iterations": 25}),
+        "TandemDIP": ("dip:TandemDIP", RESTORATION | tandem),
+        "DIPDefend": ("dipdefend:DIPDefend", {"iterations": 3, "widths": [2], "patch": 16}),
+        "AverageBlur": ("controls:AverageBlur", {}),
+    }[defended]
+    defense = {"class": f"tandem_defense.defenses.{target}", "settings": settings}
+    through, told = {
+        "exact": ("through:Exact", {}),
+        "bpda": ("through:BPDA", {}),
+        "surrogate": ("surrogate:Surrogate", {"stand_in": "autoencoder", "pairs": 3, "epochs": 1}),
+    }[kind]
+    pgd = {"semantics": "fixed", "steps": 2, "restarts": 1, "step_size": 0.01}
+    attack = {"class": "tandem_defense.attacks.iterative:PGD", "name": "pgd", "settings": pgd}
+    entry = {"class": f"tandem_defense.threats.{through}", "settings": told}
+    entry |= {"attack": attack, "epsilons": [0.02, 0.1]}
+    net = (CLASSIFIER, str(weights))
+    common = {"count": 5, "scatteritem": "1-of-1", "seed": 0, "threads": 1}
+    images = {"test": str(data), "train": str(data)}
+    candidates, rows = folder / "candidates", folder / "rows.parquet"
+    if not candidates.exists():
+        with checkpoint.kept(folder / "attacking", {"entry": entry}, [weights, data]):
+            stage.attack(entry, net, (defense, None), images, str(candidates), **common)
+    with checkpoint.kept(folder / "judging", {}, [candidates]):
+        stage.judge(
+            {"mine": (entry, str(candidates))},
+            {"dataset": "photos", "classifier": "net", "defense": defended},
+            net,
+            (defense, None),
+            str(data),
+            str(rows),
+            draws=3,
+            dynamic=True,
+            batch=3,
+            **common,
+        )
+    return read_candidates(candidates).images, judgments.read(rows, "evaluate_threats")
+
+
+@pytest.mark.parametrize(
+    ("defended", "kind"),
+    [
+        ("AverageBlur", "exact"),
+        ("DIP", "bpda"),
+        ("TandemDIP", "bpda"),
+        ("DIPDefend", "bpda"),
+        ("DIP", "surrogate"),
+    ],
+)
+def test_a_threat_that_is_killed_again_and_again_ends_with_the_same(
+    tmp_path, often, monkeypatch, defended, kind
+):
+    """A restoration goes on in itself alone, and attacks on a device that takes other batches."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    write, saves, limit, parts = checkpoint.Checkpoint.save, 0, math.inf, []
+
+    def save(self, *arguments):
+        nonlocal saves
+        write(self, *arguments)
+        parts.append(len(self.parts))
+        saves += 1
+        if saves >= limit:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    candidates, rows = threaten(whole, defended, kind)
+    limit, kills = 2, 0
+    while True:
+        monkeypatch.setitem(stage.PIXELS, "cpu", (3 - kills % 3) * 64 * 64)
+        saves = 0
+        try:
+            again = threaten(broken, defended, kind)
+            break
+        except Killed:
+            kills, limit = kills + 1, math.ceil(1.5 * limit)
+    assert kills >= 2
+    assert np.array_equal(again[0], candidates)
+    pd.testing.assert_frame_equal(again[1], rows)
+    assert max(parts) <= 8  # nothing is kept of what is done
 
 
 # --- training ---

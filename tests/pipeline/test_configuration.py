@@ -117,6 +117,16 @@ def test_our_configurations_are_valid(root, schema, file):
             100000,
             ["dataset.test", "100000", "test + tune ≤ 7 · scale · scale", "ask for fewer"],
         ),
+        (
+            "experiments.tdips.defenses.none",
+            {"kind": "none", "only": {"classifiers": ["small"]}},
+            ["defenses.none.only: every classifier has this row"],
+        ),
+        (
+            "experiments.tdips.defenses.tdips.coarse",
+            10,
+            ["tdips.coarse: needs images of at least 128 × 128 pixels, found 64 × 64"],
+        ),
         ("experiments.tdips.attacks.deepfool.candidates", 1, ["candidates: found 1", "≥ 2"]),
         ("experiments.funn.attacks.local_search.r", 2.5, ["local_search.r: found 2.5", "r ≤ 2"]),
         (
@@ -341,6 +351,59 @@ def test_tf32_needs_a_gpu_here_unless_the_jobs_run_elsewhere(config, monkeypatch
     configuration.check_machine(config)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "tf32" in machine(config)
+
+
+def test_the_engine_triton_needs_a_gpu_too(config, monkeypatch):
+    change(config, "experiments.tdips.defenses.dip.engine", "triton")
+    monkeypatch.setattr(check_machine, "glob", lambda pattern: [])
+    message = machine(config)
+    assert "defenses.dip.engine: found 'triton', which needs an NVIDIA GPU" in message
+    assert "choose fast" in message
+    configuration.check_machine(config, cluster=True)
+
+
+def test_an_attack_that_compares_classes_has_enough(config, schema):
+    change(config, "experiments.tdips.attacks.auto", {"kind": "autoattack"})
+    configuration.check(config, schema)
+    change(config, "experiments.tdips.classifiers.small.classes", 3)
+    expected = "attacks.auto.kind: autoattack needs classifiers of at least 4 classes, small has 3"
+    assert expected in complaint(config, schema)
+
+
+def test_a_label_may_look_like_a_fraction(config, schema):
+    change(config, "experiments.tdips.attacks.bim.label", "8/255")
+    change(config, "experiments.tdips.attacks.bim.epsilon", "4 / 255")
+    found = configuration.with_fractions(config)
+    configuration.check(found, schema)
+    bim = found["experiments"]["tdips"]["attacks"]["bim"]
+    assert (bim["label"], bim["epsilon"]) == ("8/255", 4 / 255)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("LOW, HIGH = 0.1, 0.2", None),
+        ("TABLE = [n for n in range(3)]", None),
+        ("norm = max('l2', 'linf')", "norm is not a literal: norm = max("),
+    ],
+)
+def test_a_class_body_of_one_s_own_may_hold_anything(config, schema, tmp_path, line, expected):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"from tandem_defense.attacks.base import Attack\nclass Mine(Attack):\n    {line}\n"
+    )
+    config["plugins"] = True
+    change(config, "experiments.tdips.attacks.mine", {"kind": f"{file}:Mine"})
+    if expected is None:
+        configuration.check(config, schema)
+    else:
+        assert expected in complaint(config, schema)
+
+
+def test_weights_of_null_are_none(config):
+    assert demand.made_by({"training": None, "weights": None}) == ["training"]
+    assert demand.made_by({"weights": "released"}) == ["weights"]
+    assert demand.made_by({"weights": None}) == []
 
 
 def test_pictures_are_counted(config, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from tandem_defense.pipeline import artifacts, configuration
 from tandem_defense.pipeline.demand import CLEAN, Experiment, selects
+from tandem_defense.pipeline.work import work
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_what_a_reader_sees_reaches_no_job(config):
         for name in spec[section]:
             assert before.entry(section, name) == after.entry(section, name)
     assert before.prediction_files() == after.prediction_files()
-    assert before.work() == after.work() and before.sheet() != after.sheet()
+    assert work(before) == work(after) and before.sheet() != after.sheet()
 
 
 def test_no_artifact_changes_what_is_computed(config, schema):
@@ -111,3 +112,11 @@ def test_several_figures_of_one_kind(config, schema):
     config["figures"] = {"one": figure, "two": figure | {"attacks": ["bim"]}}
     configuration.check(config, schema)
     assert [a.name for a in artifacts.of(config, "figures")] == ["one", "two"]
+
+
+def test_more_kept_images_change_the_chunks_that_have_them(experiment):
+    spec = experiment.spec | {"images": 16, "chunks": 4, "keep_restored": 6}
+    items = [f"{i}-of-4" for i in (1, 2, 3, 4)]
+    assert [Experiment("mine", spec).shown(item) for item in items] == [4, 2, 0, 0]
+    spec |= {"keep_restored": 7}
+    assert [Experiment("mine", spec).shown(item) for item in items] == [4, 3, 0, 0]

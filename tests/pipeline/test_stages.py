@@ -6,14 +6,14 @@ import torch
 from tandem_defense.attacks import batches
 from tandem_defense.attacks.iterative import BIM
 from tandem_defense.classifiers.small import SmallCNN
-from tandem_defense.pipeline import entries
+from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.seeds import derive_seed
 
 
 @pytest.mark.parametrize(("images", "chunks"), [(10, 3), (3, 3), (1000, 8), (1, 1)])
 def test_chunks_cover_every_image_once(images, chunks):
     items = [f"{i}-of-{chunks}" for i in range(1, chunks + 1)]
-    found = [list(range(images))[entries.chunk_positions(item, images)] for item in items]
+    found = [list(range(images))[chunk_positions(item, images)] for item in items]
     assert sum(found, []) == list(range(images))
     assert max(map(len, found)) - min(map(len, found)) <= 1
 

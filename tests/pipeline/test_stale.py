@@ -114,3 +114,11 @@ def test_a_file_of_the_user_s_counts_with_what_it_imports(checkout):
     assert hashes(checkout, "mine.py:Mine") == before
     mine.write_text(mine.read_text() + "x = 1\n")
     assert changed(before, hashes(checkout, "mine.py:Mine")) == {"mine.py"}
+
+
+def test_a_file_of_the_user_s_may_have_the_name_of_a_script(checkout):
+    mine = checkout / "table.py"
+    mine.write_text("from tandem_defense.attacks.base import Attack\n\n\nclass Mine(Attack): ...\n")
+    before = hashes(checkout, "table.py:Mine")
+    mine.write_text(mine.read_text() + "x = 1\n")
+    assert changed(before, hashes(checkout, "table.py:Mine")) == {"table.py"}

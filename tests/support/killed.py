@@ -20,7 +20,7 @@ def after(saves: int, strike: Callable[[], None], phase: str = "") -> Callable:
     def save(self, *arguments):
         nonlocal written
         write(self, *arguments)
-        written += not phase or phase in self.parts
+        written += not phase or any(name.endswith(phase) for name in self.parts)
         if written == saves:
             strike()
 

@@ -46,6 +46,18 @@ def complaint(config, schema) -> str:
             "threats.mine.attack: found bim that stops early or has no ε",
         ),
         (
+            {"kind": "low_frequency", "attack": {"kind": "autoattack"}},
+            "threats.mine.attack: found autoattack that stops early or has no ε",
+        ),
+        (
+            {"kind": "oblivious", "attack": {"kind": "pgd_l2"}},
+            "threats.mine.attack: found pgd_l2, whose ε bounds the L2 norm, allowed is one whose ε",
+        ),
+        (
+            {"kind": "oblivious", "attack": {"kind": "autoattack", "norm": "l2"}},
+            "threats.mine.attack: found autoattack, whose ε bounds the L2 norm",
+        ),
+        (
             {"kind": "exact"},
             "threats.mine: dip has no gradient to go through: leave it out of `only",
         ),

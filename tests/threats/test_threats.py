@@ -6,16 +6,19 @@ import pytest
 import torch
 from trainings import digits as load
 
+from tandem_defense.attacks import base
 from tandem_defense.attacks.black_box import Noise, Square
 from tandem_defense.attacks.iterative import PGD
+from tandem_defense.attacks.pgd_l2 import PGDL2
 from tandem_defense.classifiers.small import SmallCNN
-from tandem_defense.defenses.base import Defense, NoDefense
+from tandem_defense.defenses.base import Defense, NoDefense, names_of
 from tandem_defense.defenses.controls import JPEG, AverageBlur
 from tandem_defense.defenses.dip import DIP
 from tandem_defense.evaluation.threats import COLUMNS, SIGNS, WORST, robustness
 from tandem_defense.pipeline import threats as stage
 from tandem_defense.pipeline.registry import THREATS
-from tandem_defense.threats.base import DRAWS, judged_with, random
+from tandem_defense.seeds import derive_seed
+from tandem_defense.threats.base import DRAWS, Drawing, Through, judged_with, random
 from tandem_defense.threats.blind import Noise as NoiseThreat
 from tandem_defense.threats.blind import Oblivious
 from tandem_defense.threats.surrogate import Surrogate
@@ -42,6 +45,19 @@ class Shattered(Defense):
         source = torch.Generator().manual_seed(self.seed % 2**31)
         shift = torch.rand(images.shape, generator=source) - 0.5
         return ((images * 7 + shift).round() / 7).clamp(0, 1)
+
+
+class Noisy(Defense):
+    """Noise of an image's own seed."""
+
+    seed: int = 0
+
+    def forward(self, images, ids=None):
+        noise = [
+            torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(seed))
+            for seed in (derive_seed(self.seed, name) for name in names_of(images, ids))
+        ]
+        return (images + 0.1 * torch.stack(noise)).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +252,58 @@ def test_the_worst_case_never_rises_with_epsilon(net, test_images):
     assert list(worst["epsilon"]) == [0.02, 0.05, 0.1]
     assert (np.diff(worst["accuracy"]) <= 0).all()
     assert worst["accuracy"].iloc[-1] <= table["accuracy"][table["threat"] != WORST].min()
+
+
+def test_the_worst_case_holds_every_candidate_of_its_bound(net, test_images):
+    """Rounding of x + ε in float32 is more than a share of a small ε."""
+    small = 0.25 / 255
+    threats = {"pgd": (Oblivious(), PGD(semantics="fixed", epsilon=small, steps=3))}
+    rows = judged(net, test_images, NoDefense(), threats)
+    rows.loc[rows["threat"] == "pgd", "prediction"] = -1
+    rows.loc[rows["threat"] == "pgd", "linf"] = small + 2e-8
+    table = robustness(rows).set_index("threat")["accuracy"]
+    assert table["pgd"] == table[WORST] == 0
+
+
+def test_a_clip_holds_for_threats_too(net, test_images):
+    images, labels = test_images
+    attack = PGDL2(epsilon=3.0, steps=3, clip=0.05)
+    found = Oblivious()(attack, net, NoDefense(), images, labels, ids=IDS).images
+    assert 0.04 < (found - images).abs().max() <= 0.0501
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_batch_is_watched_whole_however_few_images_go_in_one_pass(
+    net, test_images, monkeypatch, knows
+):
+    """Restarts compare projected images, and a random defense draws once for all of them."""
+    images, labels = (part[:6] for part in test_images)
+    attack = PGD(semantics="fixed", epsilon=EPSILON, steps=2, restarts=3)
+    noisy, threat = Noisy(), LowFrequency(frequencies=4, knows_seeds=knows)
+
+    def run():
+        return threat(attack, net, noisy, images, labels, ids=IDS[:6]).images
+
+    whole = run()
+    monkeypatch.setattr(base, "IMAGES_AT_ONCE", 2)
+    assert torch.equal(run(), whole)
+
+
+def test_who_knows_the_seeds_knows_all_of_them():
+    seen = []
+
+    class Listening(Defense):
+        seed: int = 0
+
+        def forward(self, images, ids=None):
+            seen.append(self.seed)
+            return images
+
+    shown = Through(torch.nn.Flatten(), listening := Listening())
+    drawing = Drawing(shown, listening, 0, "evaluation", 2, ["a"], draws=5)
+    for _ in range(5):
+        drawing(torch.zeros(1, 1, 2, 2))
+    assert seen == [judged_with(0, draw) for draw in range(5)] * 2
 
 
 def test_every_threat_is_registered_and_every_sign_is_explained(root):

@@ -40,12 +40,14 @@ class AutoAttack(Attack):
     epsilon: Positive = 8 / 255
     version: Literal["standard", "rand"] = "standard"
 
+    LEAST_CLASSES = 4  # which its second loss compares
+
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         classes = model(images[:1]).shape[1]
-        if classes < 4:
+        if classes < self.LEAST_CLASSES:
             raise ValueError(
-                f"AutoAttack needs at least 4 classes, found {classes}: take pgd with restarts, and"
-                " square"
+                f"AutoAttack needs at least {self.LEAST_CLASSES} classes, found {classes}: take pgd"
+                " with restarts, and square"
             )
         cuda = [images.device] if images.device.type == "cuda" else []
         attacked = []

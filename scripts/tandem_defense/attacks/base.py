@@ -53,6 +53,7 @@ class Attack(Settings):
 
     clip: Epsilon | None = None
     semantics = "minimal"  # "fixed": the whole budget is spent, whether the image then fools or not
+    norm = "linf"  # that a setting epsilon bounds; "l2": the L2 norm, or one like it
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         """Attacked images, (B, C, H, W); where a search does not succeed, any that do not fool.
@@ -95,7 +96,7 @@ class Attack(Settings):
             if len(todo):
                 new = self.run(model, x[todo], y[todo], [seeds[i] for i in todo.tolist()])
                 new = self._settle(model, new.detach(), x[todo], y[todo])
-                attacked[todo], clipped[todo] = self._clip(new, x[todo])
+                attacked[todo], clipped[todo] = self.clipped(new, x[todo])
                 prediction[todo] = predict(model, attacked[todo])
         difference = (attacked - x).double().flatten(1)
         result = AttackResult(
@@ -117,7 +118,7 @@ class Attack(Settings):
             return new
         return torch.where(each(predict(model, new) != y), new, x)
 
-    def _clip(self, new: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def clipped(self, new: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """`new` within ±clip of `x`, and whether that moved a pixel by more than rounding."""
         if self.clip is None:
             return new, torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -142,6 +143,15 @@ def at_once(images: Tensor) -> int:
 def logits_of(model: Callable, images: Tensor) -> Tensor:
     """Logits (B, K) without gradients, in bounded forward passes."""
     return torch.cat([model(part) for part in images.split(at_once(images))])
+
+
+@torch.no_grad()
+def logits_of_batch(model: Callable, images: Tensor) -> Tensor:
+    """Logits (B, K) without gradients of an attack's own batch, in one pass, as its gradients are.
+
+    Threats watch whole batches, and a random defense draws once for each pass.
+    """
+    return model(images)
 
 
 def predict(model: Callable, images: Tensor) -> Tensor:

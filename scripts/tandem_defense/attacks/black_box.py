@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tandem_defense.attacks.base import Attack, each, generators, logits_of, margin
+from tandem_defense.attacks.base import Attack, each, generators, logits_of_batch, margin
 from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Epsilon, Fraction
 
@@ -58,7 +58,7 @@ class Square(Attack):
 
         stripes = torch.stack([signs(g, channels, 1, width) for g in sources]).to(images)
         best = (images + self.epsilon * stripes).clamp(0, 1)
-        lowest = margin(logits_of(model, best), labels)
+        lowest = margin(logits_of_batch(model, best), labels)
         for query in range(1, self.queries):
             side = self.side(query, height, width)
             tried = best.clone()
@@ -68,7 +68,7 @@ class Square(Attack):
                 sign = signs(g, channels, 1, 1).to(images)
                 where = (i, slice(None), slice(top, top + side), slice(left, left + side))
                 tried[where] = (images[where] + self.epsilon * sign).clamp(0, 1)
-            found = margin(logits_of(model, tried), labels)
+            found = margin(logits_of_batch(model, tried), labels)
             better = found < lowest
             best = torch.where(each(better), tried, best)
             lowest = torch.where(better, found, lowest)

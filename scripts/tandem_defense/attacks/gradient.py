@@ -77,6 +77,8 @@ class Gradient(FGSM):
     GradientAttack.
     """
 
+    norm = "l2"
+
     def direction(self, gradient: Tensor) -> Tensor:
         rms = gradient.square().mean((1, 2, 3)).sqrt()
         return gradient / (each(rms) + 1e-8)

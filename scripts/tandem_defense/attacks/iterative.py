@@ -11,7 +11,7 @@ from tandem_defense.attacks.base import (
     each,
     generators,
     gradient,
-    logits_of,
+    logits_of_batch,
     margin,
     predict,
 )
@@ -227,11 +227,11 @@ class PGD(BIM):
         best = super().run(model, images, labels, seeds)
         if self.restarts == 1:
             return best
-        lowest = margin(logits_of(model, best), labels)
+        lowest = margin(logits_of_batch(model, best), labels)
         for i in range(1, self.restarts):
             again = [derive_seed(seed, "restart", str(i)) for seed in seeds]
             tried = super().run(model, images, labels, again)
-            found = margin(logits_of(model, tried), labels)
+            found = margin(logits_of_batch(model, tried), labels)
             best = torch.where(each(found < lowest), tried, best)
             lowest = torch.minimum(found, lowest)
         return best

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tandem_defense.attacks.base import Attack, each, generators, logits_of, margin
+from tandem_defense.attacks.base import Attack, each, generators, logits_of_batch, margin
 from tandem_defense.extras import extra
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Positive
@@ -32,6 +32,7 @@ class PGDL2(Attack):
     """
 
     semantics = "fixed"
+    norm = "l2"
     epsilon: Positive = 1.0
     steps: Count = 40
     step_size: Positive | None = None
@@ -47,7 +48,7 @@ class PGDL2(Attack):
             # Foolbox draws starts for a whole batch, from PyTorch's global generator.
             attack.get_random_start = lambda x0, epsilon, start=start: start
             tried = attack.run(model, images, labels, epsilon=self.epsilon)
-            value = margin(logits_of(model, tried), labels)
+            value = margin(logits_of_batch(model, tried), labels)
             best = torch.where(each(value < lowest), tried, best)
             lowest = torch.minimum(value, lowest)
         return best

@@ -147,13 +147,18 @@ class DIP(Defense):
         )
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """Restored images, shape and range as the input's (B, C, H, W).
+        """Restored images, shape and range as the input's (B, C, H, W); t-DIPs' with its first λ₁.
 
         Raises ValueError for anything but floating-point images in [0, 1] with 1 or 3 channels.
         """
-        whole = torch.empty_like(images)
-        for restored in self.trace(images, ids, [self.iterations]):
-            whole[restored.positions] = restored.images
+        check(images)
+        first = getattr(self, "first_iterations", (0,))[0]
+        names, whole = names_of(images, ids), torch.zeros_like(images)
+        with checkpoint.piece(images, names, self.seed, first, self.iterations):
+            checkpoint.part("restored", {"images": whole}).resume()
+            for restored in self.trace(images, names, [self.iterations]):
+                if restored.first_iterations == first:
+                    whole[restored.positions] = restored.images
         return whole
 
     def trace(
@@ -170,9 +175,10 @@ class DIP(Defense):
         images = images.detach()
         settings = self.fit_settings(readouts)
         names = names_of(images, ids)
-        for restored in self._restore(as_rgb(images), names, settings):
-            start = None if restored.start is None else as_input(restored.start, images)
-            yield replace(restored, images=as_input(restored.images, images), start=start)
+        with checkpoint.piece(images, names, self.seed, list(readouts)):
+            for restored in self._restore(as_rgb(images), names, settings):
+                start = None if restored.start is None else as_input(restored.start, images)
+                yield replace(restored, images=as_input(restored.images, images), start=start)
 
     def _restore(
         self, targets: Tensor, names: list[str], settings: FitSettings
@@ -230,14 +236,6 @@ class TandemDIP(DIP):
         _, unet = super().priors()
         main = dip1(self.first_width, self.first_norm, self.initial_weights)
         return main, replace(unet, inputs=3)
-
-    def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """Restored images for λ₁ = first_iterations[0]; see :meth:`DIP.forward`."""
-        whole = torch.empty_like(images)
-        for restored in self.trace(images, ids, [self.iterations]):
-            if restored.first_iterations == self.first_iterations[0]:
-                whole[restored.positions] = restored.images
-        return whole
 
     def steps(self, images: int, iterations: int) -> int:
         """Optimizer steps that restoring this many images takes, of both networks."""

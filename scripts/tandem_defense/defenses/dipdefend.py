@@ -64,9 +64,12 @@ class DIPDefend(Defense):
 
         Raises ValueError for anything but floating-point images in [0, 1] with 1 or 3 channels.
         """
-        whole = torch.empty_like(images)
-        for restored in self.trace(images, ids, [self.iterations]):
-            whole[restored.positions] = restored.images
+        check(images)
+        names, whole = names_of(images, ids), torch.zeros_like(images)
+        with checkpoint.piece(images, names, self.seed, self.iterations):
+            checkpoint.part("restored", {"images": whole}).resume()
+            for restored in self.trace(images, names, [self.iterations]):
+                whole[restored.positions] = restored.images
         return whole
 
     def trace(
@@ -83,18 +86,19 @@ class DIPDefend(Defense):
         check(images)
         readouts = FitSettings(readouts=readouts, learning_rate=1, smoothing=0).readouts
         images, names = images.detach(), names_of(images, ids)
-        part = checkpoint.part("dipdefend", {}, done=0).resume()
-        if self.progress and part.progress["done"]:
-            self.progress(part.progress["done"] * readouts[-1])
-        for i in range(part.progress["done"], len(images)):
-            some = images[i : i + 1]
-            with torch.enable_grad():  # also under a caller's no_grad
-                found = list(self._restore(as_rgb(some).float(), names[i], readouts))
-            for step, taken, output in found:
-                yield Restored([i], 0, step, as_input(output, some), torch.tensor([taken]))
-            part.progress["done"] = i + 1
-            if part.due():
-                part.save()
+        with checkpoint.piece(images, names, self.seed, list(readouts)):
+            part = checkpoint.part("dipdefend", {}, done=0).resume()
+            if self.progress and part.progress["done"]:
+                self.progress(part.progress["done"] * readouts[-1])
+            for i in range(part.progress["done"], len(images)):
+                some = images[i : i + 1]
+                with torch.enable_grad():  # also under a caller's no_grad
+                    found = list(self._restore(as_rgb(some).float(), names[i], readouts))
+                for step, taken, output in found:
+                    yield Restored([i], 0, step, as_input(output, some), torch.tensor([taken]))
+                part.progress["done"] = i + 1
+                if part.due():
+                    part.save()
 
     def _restore(
         self, target: Tensor, name: str, readouts: Sequence[int]

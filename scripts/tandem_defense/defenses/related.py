@@ -38,7 +38,7 @@ class RandomResizePad(Defense):
         square = [max(n, round(self.larger * n)) for n in side]
         made = []
         for image, name in zip(images, names_of(images, ids), strict=True):
-            source = torch.Generator().manual_seed(derive_seed(self.seed, name))
+            source = torch.Generator().manual_seed(derive_seed(self.seed, "resize_pad", name))
 
             def draw(low: int, high: int, source=source) -> int:
                 return int(torch.randint(low, high + 1, (), generator=source))

@@ -109,7 +109,9 @@ def reaches_zero(run: Run) -> Answer:
     """No where the worst case at the largest bound leaves something."""
 
     def left(cells, rows):
-        last = at(cells, WORST).sort_values("epsilon").iloc[-1]
+        if (bounded := at(cells, WORST)).empty:
+            return "no threat has a bound"
+        last = bounded.sort_values("epsilon").iloc[-1]
         return last["accuracy"] and f"{percent(last['accuracy'])} at {last['epsilon']:.3g}"
 
     return run.judged(left, "in the worst case, at the largest bound of each")

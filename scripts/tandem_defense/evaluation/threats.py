@@ -59,10 +59,11 @@ def per_image(rows: pd.DataFrame, vote: str = "mean") -> pd.DataFrame:
 def worst(images: pd.DataFrame, epsilon: float) -> pd.DataFrame:
     """Per defended classifier, seed and image the least ``correct`` of all that ε allows.
 
-    Every candidate counts whose realized L∞ norm is at most ε, the clean image too: so the worst
-    case never rises with ε, and is at most the accuracy under any one threat.
+    Every candidate counts whose bound is at most ε or whose realized L∞ norm is, the clean image
+    too: so the worst case never rises with ε, and is at most the accuracy under any one threat.
     """
-    allowed = images[images["linf"] <= epsilon * (1 + SLACK)]
+    bounded = (images["epsilon"] > 0) & (images["epsilon"] <= epsilon)
+    allowed = images[bounded | (images["linf"] <= epsilon * (1 + SLACK))]
     keys = [*DEFENDED, "seed", "image"]
     least = allowed.groupby(keys, observed=True, sort=False)
     least = least.agg({"correct": "min", "draws": "max"}).reset_index()

@@ -10,6 +10,7 @@ from tandem_defense.attacks.batches import in_batches
 from tandem_defense.files.adversarial import AdversarialSet, write_adversarial
 from tandem_defense.files.images import read_images
 from tandem_defense.pipeline import classes, entries
+from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def attack(
     """Attack one chunk of the first `count` images against the bare classifier (entry, weights)."""
     processor = device.prepare(threads)
     data = read_images(images)
-    chunk = data[entries.chunk_positions(scatteritem, count)]
+    chunk = data[chunk_positions(scatteritem, count)]
     arrays = in_batches(
         classes.build(entry),
         entries.load(*classifier, processor),

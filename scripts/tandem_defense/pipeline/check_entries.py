@@ -10,6 +10,8 @@ from difflib import get_close_matches
 from tandem_defense.pipeline import demand, registry, schema
 from tandem_defense.settings import conflicts, problems
 
+COARSE = 128  # pixels that `coarse` needs: restoration/coarse.py, which imports PyTorch
+
 
 def entry_of(path: str, section: str, entry: dict) -> Iterator[str]:
     """Settings, and training or weights."""
@@ -74,6 +76,23 @@ def shape_of(path: str, section: str, entry: dict, shape: list[int] | None) -> I
     for key, value in (("channels", shape[0]), ("size", shape[1])):
         if (have := value_of(section, entry, key)) not in (None, value):
             yield f"{path}.{key}: found {have}, allowed is that of the images, {value}"
+    if value_of(section, entry, "coarse") and min(shape[1:]) < COARSE:
+        yield (
+            f"{path}.coarse: needs images of at least {COARSE} × {COARSE} pixels, found"
+            f" {shape[1]} × {shape[2]}; remove the key"
+        )
+
+
+def enough_classes(path: str, entry: dict, spec: dict) -> Iterator[str]:
+    """Every classifier has as many classes as an attack's loss takes."""
+    least = schema.constant(demand.target("attacks", entry), "LEAST_CLASSES") or 0
+    for name, classifier in spec["classifiers"].items():
+        have = value_of("classifiers", classifier, "classes")
+        if isinstance(have, int) and have < least:
+            yield (
+                f"{path}: {entry['kind']} needs classifiers of at least {least} classes, {name} has"
+                f" {have}: take pgd with restarts, and square"
+            )
 
 
 def classes_of(path: str, spec: dict, count: int) -> Iterator[str]:

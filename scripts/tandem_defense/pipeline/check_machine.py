@@ -13,6 +13,9 @@ from tandem_defense.datasets import listing
 from tandem_defense.pipeline import demand, registry, schema
 from tandem_defense.pipeline.check_entries import classes_of
 
+# A setting, its value, and the value to choose instead.
+NEED_A_GPU = (("precision", "tf32", "float32"), ("engine", "triton", "fast"))
+
 
 def machine(config: dict, cluster: bool) -> Iterator[str]:
     """The folder of copies, the user's own pictures, and a GPU where one is needed.
@@ -24,12 +27,13 @@ def machine(config: dict, cluster: bool) -> Iterator[str]:
     for name, spec in config["experiments"].items():
         yield from _pictures(f"experiments.{name}", spec)
         for key, entry in spec["defenses"].items():
-            if entry.get("precision") == "tf32" and not cluster and not has_gpu():
-                yield (
-                    f"experiments.{name}.defenses.{key}.precision: found 'tf32', which needs an"
-                    " NVIDIA GPU, and this machine shows none: choose float32, or run it on a"
-                    " cluster"
-                )
+            for setting, needs, instead in NEED_A_GPU:
+                if entry.get(setting) == needs and not cluster and not has_gpu():
+                    yield (
+                        f"experiments.{name}.defenses.{key}.{setting}: found {needs!r}, which needs"
+                        f" an NVIDIA GPU, and this machine shows none: choose {instead}, or run it"
+                        " on a cluster"
+                    )
 
 
 def has_gpu() -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tandem_defense.pipeline import demand, schema
-from tandem_defense.pipeline.check_entries import settings_of, unknown, value_of
+from tandem_defense.pipeline.check_entries import enough_classes, settings_of, unknown, value_of
 from tandem_defense.pipeline.demand import Experiment
 
 
@@ -38,7 +38,18 @@ def threat_of(path: str, name: str, experiment: Experiment) -> Iterator[str]:
         yield f"{path}.epsilons: the attack {attack['kind']} has no setting epsilon; remove the key"
     if "epsilons" in entry and "epsilon" in attack:
         yield f"{path}.attack.epsilon: has no effect beside `epsilons`: say it there"
-    fixed = "semantics" not in known or value_of("attacks", attack, "semantics") == "fixed"
+    chosen = demand.target("attacks", attack)
+    value = {
+        name: value_of("attacks", attack, name) or schema.constant(chosen, name)
+        for name in ("semantics", "norm")
+    }
+    if "epsilon" in known and value["norm"] == "l2":
+        yield (
+            f"{path}.attack: found {attack['kind']}, whose ε bounds the L2 norm, allowed is one"
+            " whose ε bounds L∞, in which threats are compared"
+        )
+    yield from enough_classes(f"{path}.attack", attack, spec)
+    fixed = value["semantics"] == "fixed"
     if entry["kind"] == "low_frequency" and not ("epsilon" in known and fixed):
         yield (
             f"{path}.attack: found {attack['kind']} that stops early or has no ε, allowed is one"

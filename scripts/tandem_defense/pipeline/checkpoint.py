@@ -78,6 +78,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, job: Mapping, inputs: Sequence[str | Path]):
         self.path, self._job, self._inputs = Path(path), job, inputs
         self.parts: dict[str, Part] = {}
+        self._pieces: list[str] = []  # of work that are open, see :func:`piece`
         for torn in self.path.parent.glob(f".{self.path.name}.*.part"):
             torn.unlink(missing_ok=True)  # killed while it was written
         self._found = self._read()
@@ -115,11 +116,22 @@ class Checkpoint:
 
     def part(self, name: str, live: Live, progress: dict) -> Part:
         """Open a part, with what an earlier run left of it."""
+        name = "".join(self._pieces) + name
         while name in self.parts:
             name += "'"
         left, further = self._found.pop(name, ({}, {}))
         self.parts[name] = Part(self, live, progress | further, left)
         return self.parts[name]
+
+    def begin(self, name: str) -> None:
+        """Parts are a piece's from here on, inside those that are open."""
+        self._pieces.append(name)
+
+    def end(self, name: str) -> None:
+        """Forget the parts of a piece that is done, and of those inside it."""
+        start = "".join(self._pieces[: self._pieces.index(name) + 1])
+        self.parts = {key: part for key, part in self.parts.items() if not key.startswith(start)}
+        self._pieces.remove(name)
 
     def save(self, part: Part, live: Callable[[], Live] | None) -> None:
         """Write all parts; a disk that is full costs the checkpoint, not the job."""
@@ -156,6 +168,34 @@ def part(name: str, live: Live, **progress) -> Part:
     """
     current = _current.get()
     return current.part(name, live, progress) if current else Part(None, live, progress)
+
+
+@contextmanager
+def piece(*of: Tensor | object) -> Iterator[None]:
+    """Parts that are opened inside belong to this piece of the job's work, and end with it.
+
+    A job that restores again and again, other images or with other seeds, so goes on in the piece
+    in which it was stopped and nowhere else, and keeps nothing of those that are done.
+
+    of : what tells the piece from others, tensors or JSON-able
+    """
+    current = _current.get()
+    if current is None:
+        yield
+        return
+    total = sha256()
+    for item in of:
+        if isinstance(item, Tensor):
+            content = item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            total.update(repr((item.dtype, tuple(item.shape))).encode() + content.tobytes())
+        else:
+            total.update(json.dumps(item).encode())
+    name = f"{total.hexdigest()[:16]}: "
+    current.begin(name)
+    try:
+        yield
+    finally:
+        current.end(name)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tandem_defense.pipeline.artifacts import PUBLISHED, shipped
 from tandem_defense.pipeline.check_artifacts import artifacts
 from tandem_defense.pipeline.check_entries import (
     classes_of,
+    enough_classes,
     entry_of,
     settings_of,
     shape_of,
@@ -34,9 +35,11 @@ class ConfigurationError(ValueError):
 
 
 def with_fractions(value: object) -> object:
-    """The configuration with every ``"8/255"`` replaced by its value."""
+    """The configuration with every ``"8/255"`` but a label replaced by its value."""
     if isinstance(value, dict):
-        return {key: with_fractions(item) for key, item in value.items()}
+        return {
+            key: with_fractions(item) if key != "label" else item for key, item in value.items()
+        }
     if isinstance(value, list):
         return [with_fractions(item) for item in value]
     if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*/\s*[1-9]\d*\s*", value):
@@ -130,6 +133,8 @@ def _plugins(config: dict) -> Iterator[str]:
         else:
             try:
                 schema.schema(kind)
+                for constant in schema.CONSTANTS[section]:
+                    schema.constant(kind, constant)
             except (ImportError, OSError, SyntaxError, TypeError) as error:
                 yield f"{path}.kind: {kind} cannot be used: {error}"
 
@@ -156,10 +161,14 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         for name, entry in spec[section].items():
             yield from entry_of(f"{path}.{section}.{name}", section, entry)
             yield from shape_of(f"{path}.{section}.{name}", section, entry, experiment.shape())
+    for name, entry in spec["attacks"].items():
+        yield from enough_classes(f"{path}.attacks.{name}.kind", entry, spec)
     for name, entry in spec["defenses"].items():
         yield from _demand(f"{path}.defenses.{name}", entry, spec)
     if spec["defenses"].get("none", {}).get("kind") != "none":
         yield f"{path}.defenses: lacks `none: {{kind: none}}`, the undefended classifier's row"
+    elif "only" in spec["defenses"]["none"]:
+        yield f"{path}.defenses.none.only: every classifier has this row; remove the key"
     classes = schema.constant(demand.target("dataset", spec["dataset"]), "CLASSES")
     yield from classes_of(path, spec, classes or 0)
 

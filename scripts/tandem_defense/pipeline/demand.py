@@ -10,6 +10,7 @@ from itertools import product
 
 from tandem_defense.files.manifest import OWN_WEIGHTS
 from tandem_defense.pipeline import registry, schema
+from tandem_defense.pipeline.chunks import chunk_positions
 
 # Keys of an entry that are not settings of its class.
 BESIDE = {
@@ -74,6 +75,12 @@ def networks(entry: dict) -> int:
 def attack_of(threat: dict) -> dict:
     """The attack of a threat's entry, its class's own where it names none."""
     return threat.get("attack") or schema.constant(target("threats", threat), "ATTACK")
+
+
+def made_by(entry: dict) -> list[str]:
+    """The key that says where an entry's weights come from; none where it has no weights."""
+    given = {"training": "training" in entry, "weights": entry.get("weights") is not None}
+    return [key for key, there in given.items() if there]
 
 
 def own_weights(entry: dict) -> bool:
@@ -172,7 +179,7 @@ class Experiment:
     def with_weights(self, classifier: str) -> list[str]:
         """Feed-forward defenses of a classifier that have weights, trained or released."""
         entries = self.spec["defenses"]
-        return [n for n in self.feed_forward(classifier) if {"training", "weights"} & {*entries[n]}]
+        return [n for n in self.feed_forward(classifier) if made_by(entries[n])]
 
     # --- restorations -----------------------------------------------------------------------
 
@@ -223,6 +230,11 @@ class Experiment:
             if any(selects(rule["only"], name, CLEAN) for rule in self.rules(defense))
         ]
 
+    def shown(self, scatteritem: str) -> int:
+        """How many of a chunk's images are kept as restored: the experiment's first ones."""
+        positions = chunk_positions(scatteritem, self.spec["images"])
+        return max(0, min(self.spec.get("keep_restored", 0), positions.stop) - positions.start)
+
     def restored(self) -> Iterator[dict]:
         """Every set of images that is restored: the wildcards of its job, and its read-outs."""
         for seed, defense in product(self.spec["seeds"], self.restorations()):
@@ -240,6 +252,11 @@ class Experiment:
         """How many images are attacked by those who know of the defense, the first ones."""
         return self.spec.get("threat_images", self.spec["images"])
 
+    @property
+    def draws(self) -> int:
+        """With how many seeds a candidate for a random defense is judged."""
+        return self.spec.get("draws", 3)
+
     def threat(self, name: str) -> dict:
         """A threat's class and settings, its attack, and the bounds ε of the attack."""
         entry = self.spec["threats"][name]
@@ -250,7 +267,10 @@ class Experiment:
         if epsilons is None:
             known = schema.defaults(attack["class"]) | attack["settings"]
             epsilons = [known["epsilon"]] if "epsilon" in known else []
-        return self.entry("threats", name) | {"attack": attack, "epsilons": sorted(epsilons)}
+        told = self.entry("threats", name) | {"attack": attack, "epsilons": sorted(epsilons)}
+        if told["settings"].get("knows_seeds"):
+            told["draws"] = self.draws
+        return told
 
     def threat_classes(self, defense: str, threat: str) -> list[str]:
         """The classes that a threat's job loads beside the classifier's."""
@@ -308,7 +328,7 @@ class Experiment:
 
     def weights(self, seed: int | str, classifier: str, defense: str) -> str | list:
         """The file of a defense's weights; an empty list where it has none."""
-        if not {"training", "weights"} & {*self.spec["defenses"].get(defense, {})}:
+        if not made_by(self.spec["defenses"].get(defense, {})):
             return []
         against = self.trained_against(defense, classifier)
         return self.file("defense", seed=seed, classifier=against, defense=defense)
@@ -372,71 +392,6 @@ class Experiment:
             )
             for name in self.with_weights(classifier)
         ]
-
-    def work(self) -> dict:
-        """What the experiment will cost: see :func:`artifacts.plan.plan`."""
-        weights = {
-            file
-            for seed, classifier in product(self.spec["seeds"], self.spec["classifiers"])
-            for file in self.defense_files(seed, classifier)
-        }
-        return {
-            "images": self.spec["images"],
-            "chunks": self.spec["chunks"],
-            "classifiers": len(self.spec["seeds"]) * len(self.spec["classifiers"]),
-            "attacks": len(self.spec["attacks"]),
-            "defenses": len(weights),
-            "shape": self.shape() or [3, 224, 224],
-            "restored": list(self.restored()),
-            "restorations": {n: self.entry("defenses", n) for n in self.restorations()},
-            "threats": self._threats_work(),
-        }
-
-    def _threats_work(self) -> dict:
-        """What threats will cost: jobs, sets of candidates, and restorations of single images.
-
-        ``restored`` has a line per threat, and one per defense for judging: how many images are
-        restored how far. An attack takes `queries`, or `steps` in each of its `restarts`.
-        """
-        seeds, images = len(self.spec["seeds"]), self.threatened
-        jobs, restored = set(), []
-        sets = 0
-        for classifier, defense in self.threatened_cells():
-            told, bounds = self.whole(defense)["settings"], 1  # clean images are judged too
-            steps = {key: told.get(key) for key in ("iterations", "first_iterations")}
-            jobs.add((classifier, defense))
-            for name, of in self.threats(classifier, defense).items():
-                threat, entry = self.threat(name), self.spec["threats"][name]
-                count = len(threat["epsilons"]) or 1
-                bounds += count
-                if (job := (classifier, of, name)) in jobs:
-                    continue
-                jobs.add(job)
-                sets += count
-                knows = schema.defaults(threat["class"]) | threat["settings"]
-                if of == ANY or entry["kind"] == "surrogate" or not steps["iterations"]:
-                    continue
-                known = schema.defaults(threat["attack"]["class"]) | threat["attack"]["settings"]
-                passes = known.get("queries") or known.get("steps", 1) * known.get("restarts", 1)
-                last = min(knows.get("iterations") or steps["iterations"], steps["iterations"])
-                share = last / steps["iterations"]
-                first = [max(1, round(share * n)) for n in steps["first_iterations"] or ()]
-                line = {"defense": defense, "iterations": [last], "first_iterations": first}
-                restored.append(
-                    line | {"images": seeds * images * count * passes * knows.get("samples", 1)}
-                )
-            if steps["iterations"]:
-                line = {"defense": defense, "iterations": [steps["iterations"]]}
-                line |= {"first_iterations": steps["first_iterations"] or []}
-                number = seeds * images * bounds * self.spec.get("draws", 3)
-                restored.append(line | {"images": number})
-        chunks = self.spec["chunks"]
-        return {
-            "images": images,
-            "jobs": seeds * chunks * len(jobs),
-            "sets": seeds * sets,
-            "restored": restored,
-        }
 
     def pictured(self) -> Iterator[tuple[str, dict, str]]:
         """The files of which the gallery shows pictures: (kind, names, file).

@@ -21,12 +21,6 @@ def load(entry: Entry, weights: str | None, device: torch.device, seed: int = 0)
     return module.to(device).eval().requires_grad_(False)
 
 
-def chunk_positions(scatteritem: str, images: int) -> slice:
-    """Positions of the images in chunk ``"2-of-8"``: contiguous, sizes differ by one at most."""
-    part, parts = map(int, scatteritem.split("-of-"))
-    return slice((part - 1) * images // parts, part * images // parts)
-
-
 def to_tensor(images) -> torch.Tensor:
     """(N, H, W, C) uint8 to (N, C, H, W) float32 in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)

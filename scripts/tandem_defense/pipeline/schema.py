@@ -125,12 +125,31 @@ def trained_against_a_classifier(target: str) -> bool:
     return function is not None and "classifier" in [a.arg for a in function.args.kwonlyargs]
 
 
+# The class attributes that are asked for, by section.
+CONSTANTS = {
+    "dataset": ("AVAILABLE", "CLASSES", "FILES", "SHAPE"),
+    "classifiers": ("ARCHITECTURES", "CHECKPOINT", "MAPS", "RELEASED"),
+    "attacks": ("LEAST_CLASSES", "norm", "semantics"),
+    "defenses": ("CHECKPOINT", "RELEASED", "RESTORATION"),
+    "threats": ("ATTACK", "AWARE"),
+    "tables": ("NEEDS",),
+    "figures": ("MAPS", "NEEDS"),
+}
+
+
 def constant(target: str, name: str) -> object:
-    """The literal value of a class attribute, e.g. a dataset's ``AVAILABLE``; None without it."""
+    """The literal value of a class attribute, e.g. a dataset's ``AVAILABLE``; None without it.
+
+    Raises TypeError for one that is not a literal.
+    """
     for _, node in ancestry(target):
         for line in node.body:
-            if isinstance(line, ast.Assign) and line.targets[0].id == name:
-                return ast.literal_eval(line.value)
+            match line:
+                case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
+                    try:
+                        return ast.literal_eval(line.value)
+                    except ValueError as error:
+                        raise TypeError(f"{name} is not a literal: {ast.unparse(line)}") from error
     return None
 
 

@@ -26,11 +26,11 @@ class OurModules(ModuleFinder):
 
 
 @cache
-def _closure(name: str) -> tuple[str, ...]:
-    """Files of ours behind a script ("attack.py"), a module, or a file of the user's."""
+def _closure(name: str, *, script: bool = False) -> tuple[str, ...]:
+    """Files of ours behind a module, a file of the user's, or a script of ours ("attack.py")."""
     finder = OurModules(path=[str(SCRIPTS)])
     own = ()
-    if (SCRIPTS / name).is_file():
+    if script:
         finder.run_script(str(SCRIPTS / name))
     elif name.endswith(".py"):
         finder.run_script(name)
@@ -78,7 +78,7 @@ def code(script: str, *targets: str) -> list[str]:
     compares these parameters with those of the last run: the reason it prints names the one file
     that changed, and a `git checkout` that only touches time stamps reruns nothing.
     """
-    files = set(_closure(script))
+    files = set(_closure(script, script=True))
     for target in targets:
         files.update(_closure(target.rsplit(":", 1)[0]))
     names = {f: str(Path(f).relative_to(SCRIPTS)) if _ours(f) else Path(f).name for f in files}

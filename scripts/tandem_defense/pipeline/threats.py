@@ -14,6 +14,7 @@ from tandem_defense.files import judgments
 from tandem_defense.files.candidates import FLAGS, CandidateSet, read_candidates, write_candidates
 from tandem_defense.files.images import read_images
 from tandem_defense.pipeline import checkpoint, classes, entries
+from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.pipeline.classes import Entry
 from tandem_defense.pipeline.progress import Progress
 from tandem_defense.threats.base import DRAWS, judged_with, random
@@ -41,14 +42,15 @@ def attack(
     What a smaller ε found lies in a larger one's ball: an image that it took from a defense which
     answers for sure is not attacked again, and keeps its candidate.
 
-    entry : ``class`` and ``settings`` of the threat, its ``attack`` and ``epsilons``
+    entry : ``class`` and ``settings`` of the threat, its ``attack`` and ``epsilons``; ``draws``
+        where it knows the seeds that candidates are judged with
     images : files of the images, ``test``, and of the attacker's own, ``train``
     """
     processor = device.prepare(threads)
     threat, net = classes.build(entry), entries.load(*classifier, processor)
     defended = entries.load(*defense, processor, seed)
     data = read_images(images["test"])
-    chunk = data[entries.chunk_positions(scatteritem, count)]
+    chunk = data[chunk_positions(scatteritem, count)]
     if "pairs" in threat.settings():
         own = read_images(images["train"])[slice(0, threat.pairs)]
         threat.prepare(defended, entries.to_tensor(own.images).to(processor), own.ids, seed)
@@ -56,8 +58,12 @@ def attack(
     shape = (len(entry["epsilons"]) or 1, len(chunk))
     found = {"images": torch.zeros(*shape, *x.shape[1:])}
     found |= {name: torch.zeros(shape, dtype=torch.bool) for name in FLAGS}
-    part = checkpoint.part("candidates", found, done=[0, 0]).resume()
+    # Image by image: how many are attacked at a time depends on the device, which may be another.
+    attacked = torch.zeros(shape, dtype=torch.bool)
+    part = checkpoint.part("candidates", found | {"attacked": attacked}).resume()
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // x[0, 0].numel())
+    if processor.type == "cpu" and getattr(defended, "RESTORATION", False):
+        size = 1  # it restores image by image there, and an attack does not go on inside a batch
     # An attacker who knows of no defense attacks for all of them, which answer differently.
     keeps = threat.AWARE and not random(defended)
     progress = Progress(shape[0] * len(chunk), "images attacked")
@@ -65,12 +71,9 @@ def attack(
         own = {} if epsilon is None else {"epsilon": epsilon}
         tool = classes.build(entry["attack"] | {"settings": entry["attack"]["settings"] | own})
         for start in range(0, len(chunk), size):
-            rows = np.arange(len(chunk))[start : start + size]
-            here = len(rows)
-            if [e, start] < part.progress["done"]:
-                progress(here)
-                continue
-            if e and keeps:
+            whole = np.arange(len(chunk))[start : start + size]
+            rows = whole[~attacked[e, whole].numpy()]
+            if e and keeps and len(rows):
                 for values in found.values():
                     values[e, rows] = values[e - 1, rows]
                 ids, labels = [chunk.ids[i] for i in rows], chunk.labels[rows]
@@ -81,11 +84,12 @@ def attack(
             if len(rows):
                 given = (x[rows].to(processor), y[rows].to(processor))
                 ids = [chunk.ids[i] for i in rows]
-                result = threat(tool, net, defended, *given, ids=ids, seed=seed)
+                draws = entry.get("draws", DRAWS)
+                result = threat(tool, net, defended, *given, ids=ids, seed=seed, draws=draws)
                 for name, values in found.items():
                     values[e, rows] = getattr(result, name).cpu().to(values.dtype)
-            part.progress["done"] = [e, start + size]
-            progress(here)
+            attacked[e, whole] = True
+            progress(len(whole))
             if part.due():
                 part.save()
         log.info(
@@ -136,7 +140,7 @@ def judge(
     """
     processor = device.prepare(threads)
     net, defended = entries.load(*classifier, processor), entries.load(*defense, processor, seed)
-    chunk = read_images(images)[entries.chunk_positions(scatteritem, count)]
+    chunk = read_images(images)[chunk_positions(scatteritem, count)]
     zero = np.zeros(len(chunk), np.float32)
     flags = dict.fromkeys(FLAGS, np.zeros(len(chunk), bool))
     bare = isinstance(defended, NoDefense)  # whoever attacks it knows all that there is
@@ -153,29 +157,32 @@ def judge(
             does = (aware, kind.GRADIENTS, samples)
             sets.append((name, stored.attack, epsilon, x, *does, *size, of))
     chance = random(defended)
-    number = max(draws, DRAWS) if chance else 1
+    number = draws if chance else 1
     shape = (len(sets), number, len(chunk))
     live = {
         "prediction": torch.full(shape, -1),
         "loss": torch.zeros(shape),
         "rejected": torch.zeros(shape, dtype=torch.bool),
     }
-    part, tables = checkpoint.part("judged", live, done=[0, 0]).resume(), []
+    judged = torch.zeros(shape, dtype=torch.bool)
+    part, tables = checkpoint.part("judged", live | {"judged": judged}).resume(), []
     progress = Progress(len(sets) * number, "sets of candidates judged")
     for s, (threat, attack, epsilon, x, *does, linf, l2, of) in enumerate(sets):
         for draw in range(number):
-            if [s, draw] >= part.progress["done"]:
-                if chance:
-                    defended.seed = judged_with(seed, draw)
-                found = answers(net, defended, x, chunk.ids, y=chunk.labels, on=processor, n=batch)
+            if chance:
+                defended.seed = judged_with(seed, draw)
+            for start in range(0, len(chunk), batch):
+                some = slice(start, start + batch)
+                if judged[s, draw, some].all():
+                    continue
+                ids, y = chunk.ids[some], chunk.labels[some]
+                found = answers(net, defended, x[some], ids, y=y, on=processor, n=batch)
                 for name, values in found.items():
-                    live[name][s, draw] = values
-                part.progress["done"] = [s, draw + 1]
-                progress(1)
+                    live[name][s, draw, some] = values
+                judged[s, draw, some] = True
                 if part.due():
                     part.save()
-            else:
-                progress(1)
+            progress(1)
             columns = {name: values[s, draw].numpy() for name, values in live.items()}
             columns |= {"threat": threat, "attack": attack, "epsilon": epsilon, "draw": draw}
             columns |= {"linf": linf, "l2": l2}

@@ -90,6 +90,7 @@ class Threat(Settings):
         *,
         ids: Sequence[str] | None = None,
         seed: int = 0,
+        draws: int = DRAWS,
     ) -> Candidates:
         """Attack all images, also those that are misclassified: another seed may be right.
 
@@ -97,6 +98,7 @@ class Threat(Settings):
         labels : (B,) whole numbers, the true classes
         ids : B names; without them an image's content is its name
         seed : the run's
+        draws : how many seeds a candidate will be judged with
 
         Attacks with another `semantics` than "fixed" get those images alone that the target
         classifies correctly. Raises ValueError for images and labels that cannot be used.
@@ -108,7 +110,7 @@ class Threat(Settings):
         shown = self.target(classifier, twin)
         if self.AWARE and random(defense):
             stage = "evaluation" if self.knows_seeds else "attacker"
-            shown = Drawing(shown, twin, seed, stage, self.samples, names)
+            shown = Drawing(shown, twin, seed, stage, self.samples, names, draws)
         epsilon = getattr(attack, "epsilon", 1.0)
         y = check_labels(labels, images, shown)
         watch = Watch(shown, y, lambda x: self.project(x, images, epsilon))
@@ -118,6 +120,7 @@ class Threat(Settings):
                 if attack.semantics == "fixed":
                     model = PyTorchModel(watch, bounds=(0, 1), device=images.device)
                     found = attack.run(model, images, y, seeds).detach().clamp(0, 1)
+                    found, _ = attack.clipped(found, images)
                 else:
                     found = attack(watch, images, y, seeds).images
             except NoGradient:
@@ -153,7 +156,7 @@ class Drawing(nn.Module):
     """A defended classifier whose defense draws anew at every call, averaged over some draws (EOT).
 
     stage : ``attacker``, numbers of his own, an image's content as its name; ``evaluation``, the
-        numbers and `names` that candidates are judged with
+        numbers, of so many `draws`, and the `names` that candidates are judged with
 
     The average is one of logits (Athalye et al. 2018, section 4.2 average gradients).
     """
@@ -166,9 +169,10 @@ class Drawing(nn.Module):
         stage: str,
         samples: int,
         names: list[str],
+        draws: int = DRAWS,
     ):
         super().__init__()
-        self.shown, self.defense = shown, defense
+        self.shown, self.defense, self.draws = shown, defense, draws
         self.seed, self.stage, self.samples, self.names = seed, stage, samples, names
         self.calls = 0
 
@@ -177,7 +181,7 @@ class Drawing(nn.Module):
         total = 0
         for _ in range(self.samples):
             known = self.stage == "evaluation"
-            draw = self.calls % DRAWS if known else self.calls
+            draw = self.calls % self.draws if known else self.calls
             self.defense.seed = derive_seed(self.seed, self.stage, str(draw))
             self.calls += 1
             ids = self.names if known and len(images) == len(self.names) else None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.defenses.base import Defense
+from tandem_defense.pipeline import checkpoint
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Positive
 from tandem_defense.threats.base import Threat, Through
@@ -70,8 +71,12 @@ class Surrogate(Threat):
         x, names = images[: self.pairs], list(ids[: self.pairs])
         if hasattr(defense, "seed"):
             defense.seed = derive_seed(seed, "attacker", "pairs")
-        with torch.no_grad():
-            restored = defense(x, names)
+        restored = torch.zeros_like(x)
+        pairs = checkpoint.part("pairs", {"restored": restored}, done=False).resume()
+        if not pairs.progress["done"]:
+            with torch.no_grad():
+                restored[:] = defense(x, names)
+            pairs.progress["done"] = True
         source = torch.Generator().manual_seed(derive_seed(seed, "surrogate"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "surrogate", "weights"))
