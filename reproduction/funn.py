@@ -6,13 +6,14 @@ Trains on the 60,000 images with the paper's epochs, attacks the first test imag
 attacks, and takes the errors of attacker and defender in every epoch from the training's log.
 Writes measured/funn.csv, a row per setting, seed and measure. What is there already is not computed
 again, and a training goes on where it was: stop the script and start it again at any time. Then
-writes measured/table2.csv, Table 2 as the pipeline makes it, of the networks of findings.MODELS.
+writes measured/table2.csv, Table 2 as the pipeline makes it, of the networks of findings.MODELS,
+and measured/funn_figure2.png, of the first of these seeds whose networks are kept.
 
 Columns: `setting` of SETTINGS, `seed`, `measure`; `n`, the images that it is of; `value`, a share,
 or an error per pixel; `noise`, of attacks, mean L2 of the images that fool. `accuracy` is of the
 first 1000 test images, where what MagNet refuses is wrong; success rates are of those of the
-attacked that the bare classifier gets right, and what MagNet refuses has not fooled it. `black` is
-the error that a black image has in place of the attacker's.
+attacked that the bare network classifies correctly, and what MagNet refuses has not fooled it.
+`black` is the error that a black image has in place of the attacker's.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "scripts"))
@@ -34,7 +36,8 @@ import yaml  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tandem_defense import device  # noqa: E402
-from tandem_defense.artifacts.base import PUBLISHED  # noqa: E402
+from tandem_defense.artifacts import style  # noqa: E402
+from tandem_defense.artifacts.base import PUBLISHED, Inputs, Sheet  # noqa: E402
 from tandem_defense.artifacts.findings import MODELS  # noqa: E402
 from tandem_defense.artifacts.success import COLUMNS  # noqa: E402
 from tandem_defense.attacks.batches import in_batches  # noqa: E402
@@ -43,7 +46,7 @@ from tandem_defense.datasets.base import ImageSet  # noqa: E402
 from tandem_defense.datasets.mnist import MNIST  # noqa: E402
 from tandem_defense.defenses.magnet import MagNet  # noqa: E402
 from tandem_defense.evaluation.published import read_table  # noqa: E402
-from tandem_defense.pipeline import checkpoint, classes  # noqa: E402
+from tandem_defense.pipeline import artifacts, checkpoint, classes  # noqa: E402
 from tandem_defense.pipeline.demand import Experiment  # noqa: E402
 from tandem_defense.pipeline.entries import to_tensor  # noqa: E402
 from tandem_defense.seeds import derive_seed  # noqa: E402
@@ -229,6 +232,22 @@ def table2(rows: pd.DataFrame) -> pd.DataFrame:
     return found.merge(printed, on=["dataset", "model", "attack"], how="left")[COLUMNS]
 
 
+def figure2(seed: int, test: ImageSet) -> None:
+    """measured/funn_figure2.png, as the pipeline makes it, of the attacked images of one seed."""
+    part = test[:IMAGES]
+    (figure,) = (a for a in artifacts.of(CONFIG, "figures") if a.name == "funn_figure2")
+    params, sets = figure.params(HERE.parent), []
+    for model in figure.entry["classifiers"]:
+        name = MODELS[model]
+        net = train(name, seed, torch.empty(0), torch.empty(0))  # there is one
+        made = attacked(name, seed, figure.entry["attack"], net, part)
+        sets.append(SimpleNamespace(labels=part.labels, **made))
+    inputs = Inputs({})
+    inputs.images, inputs.attacked = part, sets
+    drawing, _ = classes.build(params["entry"]).draw(inputs, Sheet(**params["sheet"]))
+    style.save(drawing, OUTPUT.with_name("funn_figure2.png"))
+
+
 def main() -> None:
     """Measure what is not in the CSV yet."""
     parser = argparse.ArgumentParser(
@@ -254,6 +273,10 @@ def main() -> None:
                 table.to_csv(OUTPUT, index=False)
                 table2(table).round(6).to_csv(OUTPUT.with_name("table2.csv"), index=False)
                 print(name, seed, new[0], flush=True)
+    for seed in options.seeds:
+        if all(kept(MODELS[m], seed, "safetensors").exists() for m in ("classic", "funn")):
+            figure2(seed, splits["test"])
+            break
 
 
 if __name__ == "__main__":

@@ -125,7 +125,11 @@ def test_an_experiment_beside_the_tables_shows_where_it_is_explained(folder):
     rows = [row | {"experiment": name} for name in ("photo_inputs", "presets")]
     pd.DataFrame(rows).to_csv(folder / "measured/overview.csv", index=False)
     text = reproduction.details(folder)
-    assert "### photo_inputs" in text and "Which input." in text and "### presets" not in text
+    assert (
+        "### The classifier's input" in text
+        and "Which input." in text
+        and "### presets" not in text
+    )
     assert "83.00 [77.00, 88.00]" in text
 
 
@@ -174,8 +178,8 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     title = "What the FUNN paper claims in words"
     ledger = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
     robust = "FUNN is robust against DeepFool L2 with 50 steps (success ≤ 5%)"
-    measured = "deepfool_l2_50 81.00% [80.00%, 82.00%]"
-    assert ledger[robust] == ["deepfool_l2_50 0.54%", "yes", measured, "no"]
+    measured = "DeepFool L2, 50 steps: 81.00% [80.00%, 82.00%]"
+    assert ledger[robust] == ["DeepFool L2, 50 steps: 0.54%", "yes", measured, "no"]
     (black,) = (cells for claim, cells in ledger.items() if "larger β" in claim)
     assert black[:2] == ["–", "–"] and black[3] == "yes" and "β = 0.05: the attacker" in black[2]
     alike = "MagNet and FUNN perform similarly (≤ 5 points apart)"
@@ -210,7 +214,7 @@ def test_networks_of_the_sweep_stand_beside_print(folder):
     cell = published[(published.model == "classic") & (published.attack == "deepfool_l2_50")]
     (share,), (noise,) = cell["success_rate"], cell["noise_level"]
     row = next(row for key, row in found.items() if row[-2:] == ["90.00 (1.1)", "–"])
-    assert row[0] == f"{100 * share:.2f} ({noise:.2g})"
+    assert row[0] == f"{100 * share:.2f} ({noise:.3g})"
     assert any(row[-2:] == ["40.00 (2)°", "–"] for row in found.values())
 
 

@@ -132,7 +132,14 @@ def test_the_figure_shows_the_worst_case_down_to_its_end():
     worst = points[(points["threat"] == "worst") & (points["defense"] == "none")]
     assert list(worst["epsilon"]) == [0, 0.1, 0.5] and list(worst["accuracy"]) == [1, 0.25, 0]
     assert [axes.get_title() for axes in drawing.axes] == ["Worst case per image", "Noise"]
-    assert {line.get_label() for line in drawing.axes[0].lines} == {"No defense", "t-DIPs"}
+    named = {line.get_label() for line in drawing.axes[0].lines}
+    assert {label for label in named if label[0] != "_"} == {"No defense", "t-DIPs"}
+    # What is left to those alone who do not know of the defense is hollow, in the first panel.
+    blind = points[(points["threat"] == "worst") & ~points["aware"] & (points["epsilon"] > 0)]
+    blind = blind[blind["accuracy"] > 0]
+    hollow = [line for line in drawing.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert sorted(y for line in hollow for y in line.get_ydata()) == sorted(blind["accuracy"])
+    assert len(blind) and any("hollow" in text.get_text() for text in drawing.texts)
     alone, _ = Security(experiment="tdips", classifier="resnet50").draw(inputs(judgments()), SHEET)
     assert len(alone.axes) == 1
 

@@ -150,7 +150,7 @@ class Claims(Accuracy):
         def compare(net, attack, a: Point, b: Point, place: str) -> Check:
             """Is a above b? On the images of both: a table may have more of one."""
             test, clear, images = tests(net, attack, a.read, b.read), None, None
-            holds, text = bool(a.share > b.share), f"{place}: {a.share:.1%} vs. {b.share:.1%}"
+            holds, text = bool(a.share > b.share), f"{a.share:.1%} vs. {b.share:.1%}"
             if printed:
                 discordance = None
                 if test is not None:
@@ -158,10 +158,13 @@ class Claims(Accuracy):
                 images = images_to_decide(a.share, b.share, discordance)
             elif test is not None:
                 holds, clear = test.only_a > test.only_b, test.p_value < LEVEL
-                text += f" (alone {test.only_a} and {test.only_b} of {test.n})"
+                alone = f"alone {test.only_a} and {test.only_b} of {test.n}"
+                difference = (test.only_a - test.only_b) / test.n
+                same = abs(a.share - b.share - difference) < 1e-3  # shares of these images
+                text = f"{text} ({alone})" if same else alone
             else:
                 clear = a.low > b.high or a.high < b.low
-            return Check(holds, text, clear, images)
+            return Check(holds, f"{place}: {text}", clear, images)
 
         label = sheet.classifiers | sheet.attacks
         defenses = {name: sheet.defenses.get(name, name) for name in {*table["defense"]}}

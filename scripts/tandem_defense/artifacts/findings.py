@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from tandem_defense.artifacts import funn_claims as funn
+from tandem_defense.artifacts import rates
 from tandem_defense.artifacts.base import PUBLISHED, Sheet
 from tandem_defense.artifacts.claims import Claims, Tests, images
 from tandem_defense.artifacts.printing import counts
@@ -101,8 +102,13 @@ def _cells(name: str, cells: pd.DataFrame, decides: str) -> Row:
     words = [verdict(c.published, c.low, c.high, c.n) or "not measured" for c in cells.itertuples()]
     many = Counter(words)
     text = ", ".join(f"{many[word]} {word}" for word in VERDICTS if many[word])
-    open_ = [c.published for c, word in zip(cells.itertuples(), words) if word == "undecided"]
-    needed = [f"{max(map(images_to_narrow, open_))} images"] if open_ else []
+    open_ = [c for c, word in zip(cells.itertuples(), words) if word == "undecided"]
+    needed = []
+    if several := [c for c in open_ if getattr(c, "seeds", 1) > 1]:
+        wide = ", ".join(f"{100 * (c.high - c.low):.0f}" for c in several)
+        needed = [f"more seeds: those here are {wide} points apart"]
+    elif open_:
+        needed = [f"{max(images_to_narrow(c.published) for c in open_)} images"]
     needed += [decides] if decides and "not measured" in words else []
     here = _range(cells["share"])
     if cells["n"].notna().any():
@@ -138,9 +144,10 @@ def _table2(folder: Path, config: Mapping, decides: str) -> list[Row]:
     cells = printed[printed["success_rate"].notna()].rename(columns={"success_rate": "published"})
     measured = _read(folder / "table2.csv")
     if measured is None:
-        measured = pd.DataFrame(columns=[*keys, "success_rate", "low", "high", "n"])
+        measured = pd.DataFrame(columns=[*keys, "success_rate", "low", "high", "n", "seeds"])
     measured = measured.rename(columns={"success_rate": "share"})
-    cells = cells.merge(measured[[*keys, "share", "low", "high", "n"]], on=keys, how="left")
+    measured = measured.reindex(columns=[*keys, "share", "low", "high", "n", "seeds"])
+    cells = cells.merge(measured, on=keys, how="left")
     experiment = config["tables"]["table2"]["experiment"]
     labels = _labels(config, experiment, "classifiers") | _labels(config, experiment, "defenses")
     return [
@@ -153,20 +160,24 @@ def funn_ledger(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """FUNN's claims on the printed and on the measured numbers, columns as ``funn_claims.judge``.
 
     A claim is judged on funn_claims.csv (a run of the configuration: five seeds, MagNet), or else
-    on funn.csv (reproduction/funn.py, medians over seeds), or else on table2.csv.
+    on funn.csv (reproduction/funn.py, medians over seeds), or else on table2.csv. Whether success
+    grows with the steps is judged on funn_rates.csv, where all steps have the same images.
     """
+    growing = None
+    if (walks := _read(folder / "funn_rates.csv")) is not None:
+        growing = _growth(walks)
     printed = funn.judge(funn.printed(read_table(PUBLISHED / "table2.csv", ["success_rate"])))
     ledgers = []
     if (run := _read(folder / "funn_claims.csv")) is not None:
         ledgers.append(run[run["numbers"] == "measured"])
     if (sweep := _read(folder / "funn.csv")) is not None:
-        ledgers.append(_judge_sweep(sweep))
+        ledgers.append(_judge_sweep(sweep, growing))
     if (table := _read(folder / "table2.csv")) is not None:
         cells = {
             (row.model, row.attack): funn.Rate(row.success_rate, row.low, row.high, row.noise_level)
             for row in table.itertuples()
         }
-        ledgers.append(funn.judge(cells))
+        ledgers.append(funn.judge(cells, growing=growing))
     here = printed.set_index("claim").assign(holds=pd.NA, evidence=funn.NOTHING[1])
     for ledger in reversed(ledgers):
         judged = ledger[ledger["holds"].notna()].set_index("claim")
@@ -174,7 +185,19 @@ def funn_ledger(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return printed, here.reset_index()
 
 
-def _judge_sweep(table: pd.DataFrame) -> pd.DataFrame:
+def _growth(table: pd.DataFrame) -> dict[tuple[str, str], funn.Rate]:
+    """FUNN under Table 2's DeepFools, each number of steps on the same images: over the seeds."""
+    cells = {}
+    for name, norm in (("l2", "L2"), ("linf", "L∞")):
+        walks = rates.groups(table, f"DeepFool {norm}, Foolbox 1").get(MODELS["funn"])
+        for steps in (50, 200, 1000) if walks is not None else ():
+            shares = (walks["step"] <= steps).groupby(walks["seed"]).mean()
+            three = (float(shares.agg(how)) for how in ("median", "min", "max"))
+            cells["funn", f"deepfool_{name}_{steps}"] = funn.Rate(*three, float("nan"))
+    return cells
+
+
+def _judge_sweep(table: pd.DataFrame, growing: dict | None) -> pd.DataFrame:
     rows = {name: part.groupby("measure") for name, part in table.groupby("setting")}
     cells = {
         (model, attack): funn.Rate(
@@ -188,7 +211,7 @@ def _judge_sweep(table: pd.DataFrame) -> pd.DataFrame:
         {key: net for key, name in names.items() if (net := _training(rows.get(name)))}
         for names in (LARGER, RATES)
     )
-    return funn.judge(cells, larger=larger, rates=others)
+    return funn.judge(cells, growing=growing, larger=larger, rates=others)
 
 
 def _training(measures) -> funn.Training | None:
@@ -200,15 +223,20 @@ def _training(measures) -> funn.Training | None:
     return funn.Training(*(measures.get_group(name)["value"].median() for name in names))
 
 
-def _funn_claims(folder: Path, config: Mapping, decides: str) -> list[Row]:
+def named(evidence: str, config: Mapping) -> str:
+    """A claim's evidence on FUNN, with the attacks' labels in place of their names."""
     attacks = _labels(config, config["tables"]["table2"]["experiment"], "attacks")
-    longest = sorted(attacks, key=len, reverse=True)
+    for name in sorted(attacks, key=len, reverse=True):
+        evidence = evidence.replace(f"{name} ", f"{attacks[name]}: ")
+    return evidence
+
+
+def _funn_claims(folder: Path, config: Mapping, decides: str) -> list[Row]:
     rows = []
     for theirs, ours in zip(*(ledger.itertuples() for ledger in funn_ledger(folder)), strict=True):
         word = _word(theirs.holds, ours.holds)
         texts = ["–" if pd.isna(judged.holds) else judged.evidence for judged in (theirs, ours)]
-        for name in longest:
-            texts = [text.replace(f"{name} ", f"{attacks[name]}: ") for text in texts]
+        texts = [named(text, config) for text in texts]
         open_ = decides and word == "not measured"
         rows.append((theirs.claim, *texts, word, decides if open_ else "–"))
     return rows
@@ -271,9 +299,10 @@ def _tests(folder: Path) -> Tests:
     answers = None
     if (tandem := _read(folder / "tandem.csv")) is not None:
         answers = _answers(tandem).pivot(index="image", columns="read", values="correct")
+        answers["none", 0, 0] = 0.0  # they are photographs that the attack fools
 
     def test(net, attack, a, b) -> McNemar | None:
-        if a[2] and b[2] and answers is not None and {a, b} <= set(answers):
+        if (a[2] or b[2]) and answers is not None and {a, b} <= set(answers):
             both = answers[[a, b]].dropna()
             return mcnemar(both[a], both[b])
         return pairs.get((net, attack, a[0], b[0])) if not a[2] and not b[2] else None
@@ -348,6 +377,6 @@ def comparisons(folder: Path) -> pd.DataFrame:
         measured = None if pair is None else wilson(pair.only_a + pair.only_b, pair.n)[1]
         discordance = worst if measured is None else min(max(measured, abs(ours - share)), worst)
         needed = images_to_decide(ours, share, discordance)
-        rows.append((net, attack, other, ours, share, discordance, pair is not None, needed))
+        rows.append((net, attack, other, ours, share, discordance, discordance < worst, needed))
     columns = ["classifier", "attack", "other", "a", "b", "discordance", "measured", "images"]
     return pd.DataFrame(rows, columns=columns)

@@ -176,7 +176,8 @@ def funn_claims(file: Path, why: dict, config: dict) -> str:
         cells = [theirs.claim]
         for judged in (theirs, ours):
             known = pd.notna(judged.holds)
-            cells += [judged.evidence, words[bool(judged.holds)]] if known else ["–", "–"]
+            evidence = findings.named(judged.evidence, config) if known else "–"
+            cells += [evidence, words[bool(judged.holds)] if known else "–"]
         lines.append(cells)
     return as_table(["claim", "published", "holds", "measured", "holds"], lines, 5)
 

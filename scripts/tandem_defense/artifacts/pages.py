@@ -20,8 +20,8 @@ def as_percent(value: float) -> str:
 
 
 def as_noise(value: float) -> str:
-    """A noise level, with two digits."""
-    return "–" if pd.isna(value) else f"{value:.2g}"
+    """A noise level, with three digits."""
+    return "–" if pd.isna(value) else f"{value:.3g}"
 
 
 def as_table(head: list[str], rows: list, left: int) -> str:

@@ -187,6 +187,17 @@ def _rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
+def _together(table: pd.DataFrame) -> pd.DataFrame:
+    """Per defense and attack, on the photographs that t-DIPs has under all attacks: n and share."""
+    last = table[(table["defense"] == "tdips") & (table["iteration"] == 1000)]
+    attacks = last.groupby(["classifier", "image"])["attack"].transform("nunique")
+    last = last[attacks == attacks.max()]
+    both = table[table["iteration"] == 0].merge(last[["classifier", "attack", "image"]])
+    rows = pd.concat([both, last])
+    right = rows["prediction"].eq(rows["label"]).groupby([rows["defense"], rows["attack"]])
+    return right.agg(n="size", share="mean")
+
+
 def _references(table: pd.DataFrame) -> pd.DataFrame:
     """Per model, norm and ε, over all blocks of images: n, share, low, high."""
     cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
@@ -213,6 +224,7 @@ READERS = {
     "threads": ("../../performance/threads", _threads),
     "funn_rates": ("funn_rates", _rates),
     "references": ("references", _references),
+    "together": ("answers", _together),
     "colors": ("colors", _colors),
     "schedules": ("schedules", compare),
 }

@@ -25,14 +25,14 @@ Made by `snakemake reproduction` of the files in `reproduction/measured/`. The s
 by hand, in `reproduction/reasons.toml`; their numbers are the files'. Every cell, and what was
 tried, is [in detail](reproduction_details.md).
 
-*Reproduced*: the published share lies within the measured interval (95 %; over five seeds the
-range). *Nearly*: the interval that as many images would give it reaches there. *Contradicted*: not
-even that. *Undecided*: the images here are too few. A cell is decided by so many that its interval
-is at most {wide:.0f} points wide; a comparison by so many that four experiments of five tell the
-two published accuracies apart ([the formula](results.md#tablesclaimscsv-tablesfunn_claimscsv)).
-Fewer than {fewest} images decide no comparison at all. Of the {compared} that t-DIPs' claims on
-Table 1 rest on, the paper's own 1000 images decide {decided}, if answers differ as often as they
-can.
+*Reproduced*: the published share lies within the measured interval (95 %; over several seeds the
+range). *Nearly*: its own 95 % interval, with as many images, overlaps the measured one.
+*Contradicted*: not even that. *Undecided*: they agree, but the measured interval is more than
+{wide:.0f} points wide, or paired tests do not tell. A comparison is decided by so many images that
+four experiments of five tell the two published accuracies apart
+([the formula](results.md#tablesclaimscsv-tablesfunn_claimscsv)). Fewer than {fewest} images
+decide no comparison at all. Of the {compared} that t-DIPs' claims on Table 1 rest on, the paper's
+own 1000 images decide {decided}, if answers differ as often as they can.
 """
 DETAILS = """# What reproduces: in detail
 
@@ -132,7 +132,8 @@ def overview(file: Path, why: dict, config: dict) -> str:
         head = ["classifier", "defense", "attack", "images", "accuracy, % [interval]"]
         head += ["success rate, %", "mean L2 of successes"]
         words = fill(why[name].get("details", "").strip(), file.parent)
-        parts.append(f"### {name}\n\n{words}\n\n{as_table(head, lines, 3)}")
+        title = config["experiments"][name].get("label", name)
+        parts.append(f"### {title}\n\n{words}\n\n{as_table(head, lines, 3)}")
     return "\n".join(parts)
 
 

@@ -116,7 +116,8 @@ def tandem(file: Path, why: dict, config: dict) -> str:
         compared = setting and setting not in OTHER_IMAGES
         images = rows["image"].nunique()
         first = rows[rows["network"] == "dip1"]
-        last = first[first["steps"] == first["steps"].max()]["psnr_clean"]
+        own = int(setting.removeprefix("λ₁ ")) if setting.startswith("λ₁ ") else 100
+        last = first[first["steps"] == own]["psnr_clean"]  # a longer run may have others as well
         start = f"{last.mean():.1f}" if len(last) else "–"
         raw, reference = _psnr(rows), _psnr(plain)
         gain = {n: f" ({raw[n] - reference[n]:+.1f})" for n in raw.index if compared}
@@ -175,7 +176,7 @@ def _psnr(rows: pd.DataFrame) -> pd.Series:
 
 
 def _correct(rows: pd.DataFrame, average: str) -> pd.Series:
-    """How many images an average gets right, by steps up to LAST."""
+    """How many images are classified correctly of an average, by steps up to LAST."""
     some = rows[(rows["network"] == "dip2") & (rows["average"] == average)]
     return some[some["steps"] <= LAST].groupby("steps")["correct"].sum().astype(int)
 

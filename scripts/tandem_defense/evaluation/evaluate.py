@@ -42,7 +42,7 @@ def evaluate(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """How many images a classifier gets right: clean and attacked, bare and behind each defense.
+    """How many images are classified correctly: clean and attacked, bare and behind each defense.
 
     Every attack is oblivious: made against the bare classifier, it knows of no defense. Accuracy
     behind a defense says nothing about an attacker who knows of it.

@@ -22,7 +22,7 @@ CORRECTION = 1.0
 
 
 class McNemar(NamedTuple):
-    """a and b on the same `n` images: exact two-sided p-value, and how many only one has right."""
+    """a and b on the same `n` images: exact two-sided p-value, and how many one alone has."""
 
     p_value: float
     only_a: int

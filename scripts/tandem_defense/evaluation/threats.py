@@ -18,7 +18,7 @@ WORST, CLEAN = "worst", "clean"
 
 EOT = 20  # draws per step that AutoAttack averages of a random defense
 SHARE = 0.1  # of the images, above which unstable, incomplete and failed to transfer are signs
-UNCONSTRAINED = 0.5  # an ε that takes every pixel to gray: no classifier is right there
+UNCONSTRAINED = 0.5  # an ε that takes every pixel to gray: nothing is classified correctly
 SLACK = 1e-5  # of ε, that float32 may exceed it by
 
 SIGNS = (
