@@ -8,6 +8,7 @@ from trainings import random
 
 from tandem_defense.adam import Adam
 from tandem_defense.training import (
+    batches_of,
     check_images,
     check_training,
     constant,
@@ -112,6 +113,35 @@ def test_every_index_is_in_every_epoch_once():
         orders.append(torch.cat(parts).tolist())
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(9, [4, 5]), (10, [4, 4, 2]), (1, [1]), (8, [4, 4])])
+def test_no_batch_is_one_image_by_itself(count, sizes):
+    """Batch norm cannot train on one value per channel."""
+    parts = batches_of(torch.arange(count), 4)
+    assert [len(part) for part in parts] == sizes
+    assert torch.cat(parts).tolist() == list(range(count))
+    if count > 1:
+        net, x = nn.BatchNorm1d(1), torch.randn(count, 1)
+        minimize(
+            lambda batch: {"loss": net(x[batch]).square().mean()},
+            [(net.parameters(), 0.1)],
+            name="p",
+            order=generator(0, "order"),
+            count=count,
+            epochs=2,
+            batch_size=4,
+        )
+
+
+def test_a_parameter_without_a_gradient_stays():
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    adam = Adam([unused, used])
+    used.sum().backward()
+    adam.step(0.1)
+    assert unused.tolist() == [1, 1] and torch.allclose(used, torch.tensor([0.9, 0.9]))
+    adam.step(0.1)  # none has one
+    assert torch.allclose(used, torch.tensor([0.9, 0.9]))
 
 
 def test_terms_without_a_gradient_are_only_logged(caplog):

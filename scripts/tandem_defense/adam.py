@@ -25,15 +25,20 @@ class Adam:
 
     @torch.no_grad()
     def step(self, learning_rate: float, beta1: float = 0.9) -> None:
-        """θ ← θ − lr · m̂ / (√v̂ + 1e-8), and forget the gradients."""
-        torch._foreach_add_(self.steps, 1)
+        """θ ← θ − lr · m̂ / (√v̂ + 1e-8), and forget the gradients; θ without one stays."""
+        states = zip(self.parameters, self.mean, self.square, self.steps, strict=True)
+        used = [state for state in states if state[0].grad is not None]
+        if not used:
+            return
+        parameters, mean, square, steps = map(list, zip(*used, strict=True))
+        torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            self.parameters,
-            [p.grad for p in self.parameters],
-            self.mean,
-            self.square,
+            parameters,
+            [p.grad for p in parameters],
+            mean,
+            square,
             [],
-            self.steps,
+            steps,
             lr=learning_rate,
             beta1=beta1,
             beta2=0.999,

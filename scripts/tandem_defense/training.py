@@ -34,6 +34,34 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[list[torch.Generator]]:
+    """Layers that draw for themselves, such as dropout, draw from `seed` on every device.
+
+    Yields PyTorch's global generators, which a training that goes on has to have in its state; they
+    are as before, after.
+    """
+    cuda = []
+    if device.type == "cuda":
+        cuda = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=cuda):
+        sources = [torch.default_generator, *(torch.cuda.default_generators[i] for i in cuda)]
+        for source in sources:
+            source.manual_seed(derive_seed(seed, "layers"))
+        yield sources
+
+
+def batches_of(indices: Tensor, batch_size: int) -> list[Tensor]:
+    """`indices` in batches, the last of which may be smaller, but not one image by itself.
+
+    A batch norm cannot train on one value per channel: such an image joins the batch before.
+    """
+    parts = list(indices.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
 def initialize(
     module: nn.Module, seed: int, weights: Literal["torch", "glorot", "he"] = "torch"
 ) -> None:
@@ -94,12 +122,12 @@ def each_epoch(
     at = part.progress
     if at["epoch"] or at["batch"]:
         log.info("%s: going on after epoch %d, batch %d", name, at["epoch"], at["batch"])
-    batches_each = math.ceil(count / batch_size)
+    batches_each = len(batches_of(indices, batch_size))
     progress = Progress(epochs * batches_each, f"steps of {name}")
     progress(at["epoch"] * batches_each + at["batch"])
 
     def batches() -> Iterator[tuple[int, Tensor]]:
-        parts = indices.split(batch_size)
+        parts = batches_of(indices, batch_size)
         for batch in parts[at["batch"] :]:
             yield at["epoch"] * len(parts) + at["batch"], batch
             at["batch"] += 1
@@ -164,7 +192,7 @@ def minimize(
     rates = [rate for _, rate in groups]
     optimizers = [Adam(parameters) for parameters, _ in groups]
     live = [tensor for optimizer in optimizers for tensor in optimizer.live()]
-    steps = epochs * math.ceil(count / batch_size)
+    steps = epochs * len(batches_of(torch.arange(count), batch_size))
     rounds = each_epoch(
         name, [*live, *also], order=order, count=count, epochs=epochs, batch_size=batch_size
     )

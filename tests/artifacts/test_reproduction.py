@@ -188,7 +188,9 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
         f"numbers,claim,holds,evidence\nmeasured,{alike},True,fgsm 3% and 2%\n"
     )
     again = {row[0]: row[1:] for row in rows_of(reproduction.details(folder), title)}
-    assert again[alike][2:] == ["fgsm 3% and 2%", "yes"] and again[robust] == ledger[robust]
+    assert (
+        again[alike][2:] == ["FGSM ε = 0.005: 3% and 2%", "yes"] and again[robust] == ledger[robust]
+    )
 
 
 def test_networks_of_the_sweep_stand_beside_print(folder):

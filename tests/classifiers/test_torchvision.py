@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+import torchvision
 from refusals import check_settings
 from safetensors.torch import save_file
 from trainings import random
 
+from tandem_defense.classifiers.inputs import NORMALIZATION
 from tandem_defense.classifiers.torchvision import LAST_MAPS, Torchvision
 from tandem_defense.datasets.nips2017 import NIPS2017
 from tandem_defense.pipeline import convert, entries
 from tandem_defense.pipeline.entries import to_tensor
+
+MEAN, STD = NORMALIZATION["imagenet"]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,44 @@ def test_normalization(normalization, expected):
     net(torch.full((1, 3, 32, 32), 0.5))
     assert torch.allclose(seen[0].mean((0, 2, 3)), torch.tensor(expected), atol=1e-6)
     assert not any("mean" in name and "." not in name for name in net.state_dict())
+
+
+@pytest.mark.parametrize("architecture", ["inception_v3", "googlenet"])
+def test_released_weights_get_the_input_that_they_were_trained_on(architecture):
+    """torchvision's own network with its weights makes ±1 of ImageNet's normalization."""
+    net = Torchvision(architecture=architecture, weights="IMAGENET1K_V1").eval()
+    like = torchvision.models.get_model(
+        architecture, weights=None, transform_input=True, init_weights=False
+    ).eval()
+    like.load_state_dict(net.net.state_dict())  # the auxiliary heads too
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        normalized = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        assert torch.allclose(net(x), like(normalized), atol=1e-5)
+        half = Torchvision(
+            architecture=architecture, weights="IMAGENET1K_V1", normalization="half"
+        ).eval()
+        half.load_state_dict(net.state_dict())
+        assert torch.allclose(net(x), half(x), atol=1e-4)
+
+
+def test_networks_with_auxiliary_heads_are_trained_without_them():
+    net = Torchvision(architecture="googlenet", classes=3)
+    net.fit(random(4, 3, 64, 64), torch.arange(4) % 3, seed=0, epochs=1, batch_size=2)
+    assert not any("aux" in name for name in net.state_dict()) and not net.net.transform_input
+
+
+def test_dropout_draws_from_the_seed():
+    def weights(seed):
+        torch.rand(seed + 1)  # whatever was drawn before
+        net = Torchvision(architecture="squeezenet1_1", classes=3)
+        net.fit(random(6, 3, 64, 64), torch.arange(6) % 3, seed=seed, epochs=2, batch_size=3)
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    state = torch.get_rng_state()
+    first = weights(0)
+    assert torch.equal(first, weights(0)) and not torch.equal(first, weights(1))
+    torch.set_rng_state(state)
 
 
 def test_training_is_reproducible():

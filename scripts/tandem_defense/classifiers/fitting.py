@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.settings import Count, Fraction, Positive, checked
-from tandem_defense.training import generator, minimize, one_cycle, seeded
+from tandem_defense.training import drawing, generator, minimize, one_cycle, seeded
 
 
 class Trainable(Classifier):
@@ -53,17 +53,18 @@ class Trainable(Classifier):
                 "training accuracy": (logits.argmax(1) == wanted).float().mean(),
             }
 
-        minimize(
-            loss,
-            [(self.parameters(), learning_rate)],
-            name="classifier",
-            order=draws,
-            count=len(images),
-            epochs=epochs,
-            batch_size=batch_size,
-            schedule=one_cycle,
-            also=self.buffers(),
-        )
+        with drawing(seed, images.device) as sources:
+            minimize(
+                loss,
+                [(self.parameters(), learning_rate)],
+                name="classifier",
+                order=draws,
+                count=len(images),
+                epochs=epochs,
+                batch_size=batch_size,
+                schedule=one_cycle,
+                also=[*self.buffers(), *sources],
+            )
         self.eval()
 
 

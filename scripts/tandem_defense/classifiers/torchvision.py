@@ -32,7 +32,8 @@ class Torchvision(Trainable):
         checkpoint of your own (.pth or .safetensors, with torchvision's names); none to train here.
         Nothing is loaded by the constructor: the rule `convert_weights` stores the checkpoint.
     input_size : images are resized to this side first (bilinear), or 0 to take them as they are
-    normalization : ``imagenet``, ``half`` (±1) or ``none``
+    normalization : ``imagenet``, ``half`` (±1) or ``none``. Of ImageNet's, inception_v3 and
+        googlenet with `weights` make ±1, on which torchvision's were trained
 
     Raises ValueError for an architecture that torchvision does not have.
     """
@@ -58,8 +59,13 @@ class Torchvision(Trainable):
                 f" it has {', '.join(known)}"
             )
         self.prepare = Prepare(*NORMALIZATION[self.normalization], self.input_size)
-        # Inception's released weights have the auxiliary head; eval mode never runs it.
-        extra = {"init_weights": False} if self.architecture == "inception_v3" else {}
+        extra = {}
+        if self.architecture in ("inception_v3", "googlenet"):
+            # As torchvision does with its weights: they have the auxiliary heads, which eval mode
+            # never runs, and were trained on ±1, which the network makes of ImageNet's input.
+            released = self.weights is not None
+            extra = {"init_weights": not released, "aux_logits": released}
+            extra["transform_input"] = released and self.normalization == "imagenet"
         self.net = torchvision.models.get_model(
             self.architecture, weights=None, num_classes=self.classes, **extra
         )
@@ -92,7 +98,7 @@ class Torchvision(Trainable):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, classes)."""
         logits = self.net(self.prepare(images))
-        return logits if isinstance(logits, Tensor) else logits.logits  # Inception while training
+        return logits if isinstance(logits, Tensor) else logits.logits  # with auxiliary heads
 
     def read_checkpoint(self, path: str) -> None:
         """Take a checkpoint file of any floating-point type; no code in it runs.

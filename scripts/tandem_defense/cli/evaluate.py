@@ -269,8 +269,8 @@ def _download(net: "nn.Module") -> None:
             known = ", ".join(released.__members__)
             raise ValueError(f"weights: found {name!r}, allowed is one of {known}, or a file")
         fetch = partial(released[name].get_state_dict, progress=True, check_hash=True)
-        if hasattr(net.net, "transform_input"):  # Inception and GoogLeNet were trained on ±1
-            net.net.transform_input = net.normalization == "imagenet"
+        net.weights = name
+        net.build()  # some networks have other parts, or another input, with released weights
     else:
         with extra("timm"):
             import timm
