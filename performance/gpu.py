@@ -219,7 +219,7 @@ def run(chosen: dict[str, Part], card: str, output: Path, minutes: float, again:
     """Do what remains, write the rows of each part at once; returns the exit status."""
     end = time.monotonic() + 60 * minutes
     known = pd.read_csv(output) if output.exists() else pd.DataFrame(columns=COLUMNS)
-    whole = True  # whether a part has all of this run's time
+    whole, done = True, []  # whether a part has all of this run's time; parts that it has done
     for name in remaining(known[~known["part"].isin(again)], card, chosen):
         part = chosen[name]
         if missing := [str(path) for path in part.needs if not path.exists()]:
@@ -231,11 +231,14 @@ def run(chosen: dict[str, Part], card: str, output: Path, minutes: float, again:
             print(f"{name}:", flush=True)
             rows = apply(part.work, seconds)
         if seconds < LEAST or rows is None and (part.resumes or not whole and seconds < MOST):
-            print(f"the time is over at {name}: run the same command again to go on")
+            rest = [part for part in again if part not in done]
+            how = f'with AGAIN="{" ".join(rest)}"' if rest else "without AGAIN"
+            print(f"the time is over at {name}: run the command again, {how}, to go on")
             return MORE
         if rows is None:
             rows = [quantity(f"not done in {seconds:.0f} seconds", 1, 0)]
         whole = False
+        done.append(name)
         table = with_verdict(rows, name, card)
         same = (known["device"] == card) & (known["part"] == name)
         known = pd.concat([known[~(same & (known["torch"] == torch.__version__))], table])

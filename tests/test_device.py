@@ -48,7 +48,15 @@ def test_jobs_spread_over_gpus_and_wait_for_a_free_one(claims):
 
 
 @pytest.mark.parametrize(
-    ("variable", "expected"), [("2", ["2"]), ("0, 3", ["0", "3"]), ("", []), ("GPU-a", ["GPU-a"])]
+    ("variable", "expected"),
+    [
+        ("2", ["2"]),
+        ("0, 3", ["0", "3"]),
+        ("", []),
+        ("GPU-a", ["GPU-a"]),
+        ("-1", []),
+        ("1,-1,2", ["1"]),
+    ],
 )
 def test_visible_gpus_are_those_of_the_environment(monkeypatch, variable, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
@@ -81,3 +89,27 @@ def test_no_more_threads_than_cpus(monkeypatch, caplog):
     finally:
         torch.set_num_threads(before)
     assert "64 threads were asked for, 2 are used" in caplog.text
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_that_were_read_leave_a_job_its_memory(tmp_path, monkeypatch, version):
+    """A control group counts them as used, until somebody needs their place."""
+    top = tmp_path / "fs"
+    folder = top / "memory/job" if version == 1 else top / "job"
+    folder.mkdir(parents=True)
+    limit, used = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    (folder / f"memory.{limit}").write_text("3000000\n")
+    (folder / f"memory.{used}").write_text("2500000\n")
+    cached = "total_inactive_file" if version == 1 else "inactive_file"
+    (folder / "memory.stat").write_text(f"anon 5\n{cached} 2000000\n")
+    group = tmp_path / "cgroup"
+    group.write_text("4:memory:/job\n" if version == 1 else "0::/job\n")
+    monkeypatch.setattr(device, "CONTROL", top)
+    monkeypatch.setattr(device, "OWN_GROUPS", group)
+    assert device.free_memory(torch.device("cpu")) == 2_500_000
+
+
+def test_pytorch_s_own_word_for_no_memory_on_a_cpu():
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    assert device.is_out_of_memory(error)
+    assert not device.is_out_of_memory(RuntimeError("shapes do not match"))

@@ -1,5 +1,6 @@
 """Where a job computes, with how many threads, how exactly, and in how much memory."""
 
+import itertools
 import logging
 import os
 import tempfile
@@ -39,6 +40,9 @@ def prepare(threads: int = 1, device: str = "auto") -> torch.device:
         return chosen
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but there is no CUDA GPU: use cpu")
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        there = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise ValueError(f"device {device!r} was asked for, there are {there}")
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device 'mps' was asked for, but there is no MPS device: use cpu")
     return torch.device(device)
@@ -74,7 +78,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory has ended, in PyTorch's words, cuDNN's, cuBLAS's or a graph's."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    words = ("out of memory", "unable to find an engine", "alloc_failed")
+    words = ("out of memory", "unable to find an engine", "alloc_failed", "defaultcpuallocator")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
@@ -98,7 +102,9 @@ def visible_gpus() -> list[str]:
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     if names is None:  # counting does not initialize CUDA, so the choice can still be made
         return [str(i) for i in range(torch.cuda.device_count())]
-    return [name.strip() for name in names.split(",") if name.strip()]
+    # CUDA hides what is named behind one that is not there, such as -1.
+    named = itertools.takewhile(lambda name: name != "-1", map(str.strip, names.split(",")))
+    return list(filter(None, named))
 
 
 def claim(gpus: list[str], folder: str | Path | None = None) -> str:
@@ -135,21 +141,37 @@ def free_memory(device: torch.device) -> int | None:
         if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
             limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     # A container's limit, or a cluster job's: of its own control group, or of one above it.
-    for group in _groups():
+    for group, names in _groups():
         try:
-            most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            limits.append(most - now)
+            most, now, cached = (group / f"memory.{name}" for name in names)
+            held = dict(line.split() for line in cached.read_text().splitlines())
+            # Files that were read are counted until somebody needs their place.
+            used = int(now.read_text()) - int(held.get(CACHED[names], 0))
+            limits.append(int(most.read_text()) - used)
         except (OSError, ValueError):  # none there, or "max": no limit
             pass
     return min(limits, default=None)
 
 
-def _groups() -> list[Path]:
-    """The folders of this process's control group (version 2) and of those above it."""
+# What control groups of version 2 and 1 call limit, use and what the use consists of; and in the
+# latter the files that may be dropped.
+VERSION_2 = ("max", "current", "stat")
+VERSION_1 = ("limit_in_bytes", "usage_in_bytes", "stat")
+CACHED = {VERSION_2: "inactive_file", VERSION_1: "total_inactive_file"}
+CONTROL, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def _groups() -> list[tuple[Path, tuple[str, str, str]]]:
+    """The folders of this process's control groups and of those above, and their files' names."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-    except (OSError, StopIteration):
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
         return []
-    top = Path("/sys/fs/cgroup")
-    return [top / part for part in (Path(path), *Path(path).parents)]
+    found = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        path = Path(path.removeprefix("/"))
+        tops = (CONTROL, VERSION_2) if number == "0" else (CONTROL / "memory", VERSION_1)
+        if number == "0" or "memory" in controllers.split(","):
+            found += [(tops[0] / part, tops[1]) for part in (path, *path.parents)]
+    return found

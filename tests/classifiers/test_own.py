@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tandem_defense.classifiers.checkpoints import read_state_dict
+from tandem_defense.classifiers.checkpoints import load_weights, read_state_dict
 from tandem_defense.classifiers.own import Own
 from tandem_defense.files.base import FileError
 from tandem_defense.pipeline import convert, entries, schema
@@ -256,3 +256,20 @@ def test_damaged_checkpoints_are_named(tmp_path, name):
         with pytest.raises(FileError, match=f"{name} is not a checkpoint, or damaged") as caught:
             read_state_dict(path)
         assert "weights_only" not in str(caught.value)
+
+
+def test_a_part_that_is_called_module_keeps_its_name(tmp_path):
+    """DataParallel's prefix is none of its names."""
+
+    class Wrapping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+
+    net, other = Wrapping(), Wrapping()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    load_weights(other, tmp_path / "net.pth", "it")
+    assert torch.equal(other.module.weight, net.module.weight)
+    parallel = {f"module.{name}": value for name, value in net.state_dict().items()}
+    torch.save(parallel, tmp_path / "net.pth")
+    load_weights(other, tmp_path / "net.pth", "it")

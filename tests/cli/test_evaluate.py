@@ -266,6 +266,13 @@ def test_without_a_network_the_download_is_explained(study, capsys, monkeypatch)
     assert "the weights of resnet18 could not be downloaded" in err and "--weights" in err
 
 
+def test_what_has_no_effect_on_scikit_images_photographs_is_refused(capsys):
+    for extra in (["--labels", "table.csv"], ["--count", "3"]):
+        command = ["evaluate", "--photos", "--classifier", "small_cnn", "--attacks", "fgsm", *extra]
+        assert cli.main(command) == 2
+        assert f"{extra[0]} has no effect on --photos" in capsys.readouterr().err
+
+
 def test_arguments_that_argparse_refuses(capsys):
     for wrong in (["--classifier", "a"], ["--photos", "--images", "a", "--classifier", "b"]):
         assert cli.main(["evaluate", *wrong]) == 2

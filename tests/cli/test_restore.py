@@ -353,6 +353,15 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys, monkeypatch):
     assert pixels(tmp_path / "out.png").shape == (60, 80, 3)
 
 
+def test_an_output_folder_inside_the_folder_is_no_input(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in/a.png")
+    command = (tmp_path / "in", "-o", tmp_path / "in/restored", "--skip-existing", *QUICK)
+    assert restore(*command) == 0 and restore(*command) == 0
+    assert [p.name for p in (tmp_path / "in/restored").rglob("*")] == ["a.png"]
+    assert "is there already" in capsys.readouterr().err
+
+
 def test_no_more_pieces_side_by_side_than_the_memory_holds(monkeypatch):
     """Of eight threads that all have a picture to restore."""
     defense, cpu = TandemDIP(), torch.device("cpu")
@@ -362,6 +371,12 @@ def test_no_more_pieces_side_by_side_than_the_memory_holds(monkeypatch):
     monkeypatch.setattr(restoring, "free_memory", lambda device: int(3.5 * needed))
     assert restoring._memory(defense, [jobs], cpu) < restoring.PROCESS + 3.5 * needed
     assert defense.batch == 3
+    # As many are tried for the time that it will take.
+    seen = []
+    monkeypatch.setattr(cost, "seconds_per_step", lambda prior, tasks, _: seen.append(len(tasks)))
+    with pytest.raises(TypeError):
+        restoring._seconds_per_pixel(defense, torch.rand(8, 3, 64, 64))
+    assert seen == [3]
     monkeypatch.setattr(restoring, "free_memory", lambda device: int(0.9 * needed))
     with pytest.raises(ValueError, match="a.png: 100 x 100 pixels need"):
         restoring._memory(defense, [jobs], cpu)

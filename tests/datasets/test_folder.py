@@ -79,6 +79,8 @@ def test_subfolders_train_and_test(tmp_path):
     with pytest.raises(ValueError, match="found 4 pictures for test among 12, expected 5: lower"):
         Folder(folder=str(tmp_path), size=8, test=5).load()
     save(tmp_path / "test/c/0.jpg")
+    # A classifier that is trained already learns nothing from them.
+    assert Folder(folder=str(tmp_path), size=8, test=5, train=0).load()["test"].classes
     with pytest.raises(ValueError, match="c in test but not in train: .*add some, or remove"):
         Folder(folder=str(tmp_path), size=8, test=1).load()
 

@@ -364,3 +364,17 @@ def test_without_ids_an_image_s_content_is_its_id(kind):
     assert not torch.allclose(whole, defense(images, ["a", "b", "c"]))
     with pytest.raises(ValueError, match="2 ids for 3 images"):
         defense(images, ["a", "b"])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_inference_mode_changes_nothing(monkeypatch, compiled):
+    """Neither around a restoration nor for images that were made in it."""
+    if not compiled:
+        monkeypatch.setattr(native, "library", lambda narrow: None)
+    defense = TandemDIP(first_iterations=(2,), iterations=3, feature_scale=32, first_width=0.125)
+    images = photos(2)
+    expected = defense(images, ["a", "b"])
+    with torch.inference_mode():
+        assert torch.equal(defense(images.clone(), ["a", "b"]), expected)
+        made = images + 0
+    assert torch.equal(defense(made, ["a", "b"]), expected)

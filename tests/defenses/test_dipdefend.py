@@ -150,3 +150,17 @@ def test_the_pipeline_gives_it_jobs_of_its_own():
     target = "tandem_defense.defenses.dipdefend:DIPDefend"
     assert schema.constant(target, "RESTORATION") is True
     assert {*schema.schema(target)["properties"], "seed"} == set(DIPDefend().settings())
+
+
+def test_threads_and_inference_mode_change_nothing():
+    defense = DIPDefend(iterations=4)
+    images, threads = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                threads.append(defense(images, ["a"]))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(*threads) and not torch.equal(threads[0], images)

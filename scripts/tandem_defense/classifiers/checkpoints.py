@@ -3,7 +3,7 @@
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -17,15 +17,16 @@ from tandem_defense.files.base import FileError
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
 WRAPPERS += ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 # What DataParallel, AveragedModel and torch.compile put before every name.
-PREFIX = re.compile(r"(module\.|_orig_mod\.)+")
+PREFIX = re.compile(r"^(module|_orig_mod)\.")
 REMEDY = "Save the weights alone: torch.save(net.state_dict(), path), or safetensors' save_file."
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, known: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors by name of a ``.safetensors`` file, or of one that ``torch.save`` has written.
 
     Weights under a key of ``WRAPPERS``, such as ``state_dict``, are taken from there; the prefixes
-    ``module.`` and ``_orig_mod.``, where all names have them, are removed. A namespace of argparse
+    ``module.`` and ``_orig_mod.``, where all names have them and are not those `known` to whoever
+    asks, are removed. A namespace of argparse
     beside the weights runs no code and does no harm. Raises FileError for a file that is missing,
     damaged, or holds anything else, such as a whole pickled module.
     """
@@ -60,8 +61,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         problem = f"holds {', '.join(others[:5]) or 'nothing'}, expected tensors by name"
         raise FileError(path, problem, REMEDY)
     averaged = {name: value for name, value in state.items() if name != "n_averaged"}
-    if averaged and all(PREFIX.match(name) for name in averaged):
-        state = {PREFIX.sub("", name, count=1): value for name, value in averaged.items()}
+    while averaged and averaged.keys() != set(known) and all(map(PREFIX.match, averaged)):
+        state = averaged = {PREFIX.sub("", name): value for name, value in averaged.items()}
     return dict(state)
 
 
@@ -75,8 +76,8 @@ def load_weights(net: nn.Module, path: str | Path, what: str) -> None:
 
     Raises FileError for a file that :func:`read_state_dict` refuses, or of other names or shapes.
     """
-    state = read_state_dict(path)
     known = net.state_dict().keys()
+    state = read_state_dict(path, known)
     inner = {name.partition(".")[2]: value for name, value in state.items()}
     if len({name.partition(".")[0] for name in state}) == 1 and inner.keys() == known:
         state = inner

@@ -18,7 +18,8 @@ class Timm(Trainable):
     """Any of timm's classification networks.
 
     Images (B, 3, H, W), or (B, 1, H, W) for gray, float in [0, 1] to logits (B, `classes`). They
-    are resized and normalized as timm's own evaluation of that architecture does.
+    are normalized as timm's own evaluation of that architecture does, and resized to its training
+    size, bilinear and whole: timm's may interpolate otherwise, crop, and take a larger size.
 
     architecture : timm's name, best with the tag of its weights, e.g. ``resnet50.a1_in1k``, because
         normalization and input size belong to the weights

@@ -122,6 +122,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "pd.DataFrame":
     """The table; attacks and defenses are entries that are checked."""
+    for name in ("labels", "count") if options.photos else ():
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} has no effect on --photos, which are scikit-image's")
     folder = None if options.photos else _folder(options)
     classes = _class_count(folder) if folder else 7
     quick = QUICK if options.photos else {}
@@ -287,10 +290,12 @@ def _download(net: "nn.Module") -> None:
         ) from error
     try:
         net.net.load_state_dict(state)
-    except RuntimeError:
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
         raise ValueError(
-            f"the released weights of {net.architecture} are not for {net.classes} classes: give a"
-            " file with --weights, or train it, e.g. with training.epochs=10"
+            f"the released weights of {net.architecture} do not fit {net.classes} classes and these"
+            f" settings ({reason}): give a file with --weights, or train it, e.g. with"
+            " training.epochs=10"
         ) from None
 
 

@@ -72,7 +72,7 @@ def plan(options: argparse.Namespace) -> list[Job]:
         raise ValueError(
             f"--overlap: found {options.overlap}, expected at most half of --tile {options.tile}"
         )
-    sources = [pair for text in options.pictures for pair in _sources(text)]
+    sources = [pair for text in options.pictures for pair in _sources(text, options.output)]
     jobs = []
     for (source, _), target in zip(sources, _targets(sources, options), strict=True):
         if options.skip_existing and target != STREAM and Path(target).exists():
@@ -88,14 +88,20 @@ def plan(options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def _sources(text: str) -> list[tuple[str, Path]]:
-    """(source, its name below the output folder) of everything that an argument names."""
+def _sources(text: str, output: str) -> list[tuple[str, Path]]:
+    """(source, its name below the output folder) of everything that an argument names.
+
+    An output folder inside the folder is none of it: what was restored is not restored again.
+    """
     if text == STREAM:
         return [(STREAM, Path("standard-input.png"))]
     folder = Path(text)
     if not folder.is_dir():
         return [(text, Path(folder.name))]
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in pictures.READABLE)
+    inside = Path(output).resolve()
+    if output != STREAM and inside != folder.resolve():
+        files = [file for file in files if not file.resolve().is_relative_to(inside)]
     if not files:
         raise ValueError(f"{text} holds no picture; expected {', '.join(pictures.READABLE)}")
     return [(str(file), file.relative_to(folder)) for file in files]

@@ -108,8 +108,9 @@ def _memory(defense: TandemDIP, batches: Sequence[Sequence[Job]], device: torch.
 
 
 def _seconds_per_pixel(defense: TandemDIP, pieces: Tensor) -> list[float]:
-    """What a step of each network takes, as many pieces side by side as there are threads."""
-    targets = as_rgb(pieces[: torch.get_num_threads()])
+    """What a step of each network takes, as many pieces together as the restoration has."""
+    threads = torch.get_num_threads()
+    targets = as_rgb(pieces[: min(threads, defense.batch or threads)])
     starts = {"dip1": [None] * len(targets), "dip2": targets}
     settings = defense.fit_settings([1])
     rates = []

@@ -77,7 +77,7 @@ def drawn(
     if pictures[0].split:
         test, train = ([p for p in order if p.split == split] for split in SPLITS)
         lacking = sorted({p.label for p in test} - {p.label for p in train})
-        if train and lacking and count is None:
+        if wanted["train"] and train and lacking and count is None:
             raise ValueError(
                 f"{folder}: {', '.join(lacking)} in test but not in train: a classifier"
                 " cannot learn a class without pictures; add some, or remove the class"

@@ -6,6 +6,7 @@ Lempitsky, "Deep Image Prior", CVPR 2018. docs/choices.md has what we chose ours
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -92,7 +93,10 @@ class DIPDefend(Defense):
                 self.progress(part.progress["done"] * readouts[-1])
             for i in range(part.progress["done"], len(images)):
                 some = images[i : i + 1]
-                with torch.enable_grad():  # also under a caller's no_grad
+                # Also under a caller's no_grad or inference_mode; on one thread, because sums in
+                # another order end in other pixels.
+                with torch.inference_mode(False), torch.enable_grad(), one_thread():
+                    some = some.clone()
                     found = list(self._restore(as_rgb(some).float(), names[i], readouts))
                 for step, taken, output in found:
                     yield Restored([i], 0, step, as_input(output, some), torch.tensor([taken]))
@@ -160,6 +164,17 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequenti
         nn.BatchNorm2d(outputs, track_running_stats=False),
         nn.LeakyReLU(0.2),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread inside, and on as many as before after."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def worst_psnr(output: Tensor, target: Tensor, patch: int) -> float:

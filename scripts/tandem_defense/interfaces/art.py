@@ -20,18 +20,23 @@ class DefensePreprocessor(Preprocessor):
     whatever its gradient is said to be: its issue 1526.)
 
     defense : a :class:`.Defense`, or a :class:`.Fresh` one
+    device : where it is run; by default where its weights are, or on the CPU if it has none
     """
 
-    params = ["defense"]
+    params = ["defense", "device"]
 
-    def __init__(self, defense: nn.Module):
+    def __init__(self, defense: nn.Module, device: torch.device | str | None = None):
         super().__init__(is_fitted=True, apply_fit=False, apply_predict=True)
         self.defense = defense
+        if device is None:
+            device = next((p.device for p in defense.parameters()), "cpu")
+        self.device = torch.device(device)
 
     def __call__(self, x: np.ndarray, y: np.ndarray | None = None):
         """Defended images and the labels as they are; x is (B, C, H, W), float, in [0, 1]."""
         with torch.no_grad():
-            return self.defense(torch.from_numpy(x)).numpy().astype(x.dtype), y
+            defended = self.defense(torch.from_numpy(x).to(self.device))
+            return defended.cpu().numpy().astype(x.dtype), y
 
     def estimate_gradient(self, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
         """The gradient at x of what has the gradient `grad` at the defended images."""
@@ -40,7 +45,7 @@ class DefensePreprocessor(Preprocessor):
             return grad
         if gradient == "none":
             return np.zeros_like(grad)
-        images = torch.from_numpy(x).requires_grad_()
+        images = torch.from_numpy(x).to(self.device).requires_grad_()
         with torch.enable_grad():
-            self.defense(images).backward(torch.from_numpy(grad))
-        return images.grad.numpy().astype(grad.dtype)
+            self.defense(images).backward(torch.from_numpy(grad).to(self.device))
+        return images.grad.cpu().numpy().astype(grad.dtype)

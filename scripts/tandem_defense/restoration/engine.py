@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from tandem_defense.device import tf32
 from tandem_defense.restoration import coarse, lanes, native, reference
@@ -44,6 +46,9 @@ def fit(
     check("fit", {"engine": Engine, "batch": Count | None}, {"engine": engine, "batch": batch})
     if not tasks:
         return
+    with torch.inference_mode(False):  # what was made in it has no gradient; a copy may have one
+        parts = [{k: _ordinary(getattr(task, k)) for k in ("target", "input")} for task in tasks]
+    tasks = [replace(task, **part) for task, part in zip(tasks, parts, strict=True)]
     device = tasks[0].target.device
     if settings.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision tf32 needs a CUDA GPU, found {device.type}: use float32")
@@ -71,6 +76,10 @@ def fit(
         yield read
 
 
+def _ordinary(image: Tensor | None) -> Tensor | None:
+    return image.clone() if image is not None and image.is_inference() else image
+
+
 def triton_lanes() -> ModuleType:
     """The engine of that name; ImportError that says what to install where Triton is missing."""
     try:
@@ -90,6 +99,7 @@ def triton_lanes() -> ModuleType:
 def _mode(precision: str, device: torch.device) -> Iterator[None]:
     """How a fit computes: float32 is IEEE's, on its own device, with gradients."""
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(tf32(precision == "tf32"))
         stack.enter_context(torch.enable_grad())  # also under a caller's no_grad
         if device.type == "cuda":

@@ -452,7 +452,12 @@ class Workers:
         """Fit one image, to its end or until nobody reads any more."""
         known = self.record.reported[position]
         task, state = self.tasks[position], self.record.begin(position)
-        fit = Fit(network, half, self.architecture, task, self.settings, state)
+        try:
+            fit = Fit(network, half, self.architecture, task, self.settings, state)
+        except MemoryError:
+            if state is not None:
+                self.record.hand(position, state)  # whoever takes it over goes on from there
+            raise
         for number, wanted in enumerate(self.settings.readouts):
             while fit.done < wanted and not fit.stopped:
                 if self.closed.is_set():
