@@ -155,7 +155,7 @@ def attacked(name: str, seed: int, attack: str, net: ClassicAutoencoder, part: I
         made = in_batches(classes.build(ATTACKS[attack]), net, x, labels, seeds, CPU)
         np.savez_compressed(file.with_suffix(".part.npz"), **made)
         file.with_suffix(".part.npz").rename(file)
-    with np.load(file) as made:
+    with np.load(file, allow_pickle=False) as made:
         return dict(made)
 
 

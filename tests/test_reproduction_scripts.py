@@ -1,6 +1,9 @@
 """The scripts of reproduction/: FUNN's on networks that nobody trained, tables, weights."""
 
+import ast
+import importlib.util
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,8 @@ from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.evaluation.rows import Chunk
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -267,3 +272,28 @@ def test_the_longest_curve_comes_first(root, monkeypatch):
         (0, "mifgsm", "tdips"),
         (0, "bim", "dip"),
     ]
+
+
+SCRIPTS = [
+    path.relative_to(ROOT)
+    for folder in ("reproduction", "performance", "demo")
+    for path in sorted((ROOT / folder).glob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_scripts_behind_committed_numbers_import_what_they_use(root, path, monkeypatch):
+    """Those that take days: a name that is gone would be noticed late."""
+    monkeypatch.syspath_prepend(str(root / path.parent))
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", root / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    imports = [
+        n for n in ast.walk(ast.parse((root / path).read_text())) if type(n) is ast.ImportFrom
+    ]
+    for node in imports:  # those inside functions too
+        if node.module.startswith("tandem_defense"):
+            found = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(found, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")

@@ -257,8 +257,6 @@ def edit_code(path, text="\n\nCHANGED = 1\n"):
 
 
 PACKAGE = "scripts/tandem_defense/"
-TABLES = "tables of the experiment"
-FIGURES = "figures of the experiment"
 # What is changed, and the rules that then run before tables and figures, with their jobs.
 CHANGES = {
     "a label, `control` or `paper`": (

@@ -88,7 +88,7 @@ def folder(root, tmp_path):
 
 def test_claims_that_only_a_run_judges_are_taken_from_it(folder):
     """Of claims on HGD nothing else is here; what is read has the claims' own names."""
-    beats = "t-DIPs beats HGD (ours, 200 images) on FGSM, BIM, MI-FGSM and C&W"
+    beats = "t-DIPs beats HGD (ours, 160 images) on FGSM, BIM, MI-FGSM and C&W"
     dip = "t-DIPs beats DIP at equal iterations"
     (folder / "measured/claims.csv").write_text(
         "numbers,claim,holds,decided,evidence\n"

@@ -86,7 +86,9 @@ def test_missing_empty_foreign_and_swapped_files(tmp_path):
         read_adversarial(tmp_path / "i")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_no_damage_passes_unnoticed(tmp_path, data):
     """Truncated anywhere, any bits flipped, any bytes added: always our own error."""

@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 import source as answers
+from cluster import wait_for
 from source import dropping, file, first, slow, stalling, status
 
 from tandem_defense.files.download import DownloadError, Patience, get
@@ -91,7 +92,7 @@ def test_a_slow_server_is_waited_for_and_progress_is_shown(source, tmp_path, cap
 def test_a_stalled_connection_is_given_up_and_resumed(source, tmp_path):
     answer = first(1, stalling(source, CONTENT, 100_000), file(CONTENT))
     entry = describe(CONTENT, source.add("/a", answer))
-    get("a", entry, tmp_path / "a", patience=Patience(timeout=0.2, backoff=0.01))
+    get("a", entry, tmp_path / "a", patience=Patience(timeout=2, backoff=0.01))
     assert (tmp_path / "a").read_bytes() == CONTENT
     assert source.requests == [("/a", None), ("/a", "bytes=100000-")]
 
@@ -148,8 +149,8 @@ def test_a_killed_download_goes_on(source, root, tmp_path):
     entry = describe(CONTENT, source.add("/a", stalling(source, CONTENT, 200_000)))
     process = subprocess.Popen([sys.executable, "-c", program(entry, tmp_path / "a")], cwd=root)
     part = tmp_path / ".a.part"
-    while process.poll() is None and not (part.exists() and part.stat().st_size > 100_000):
-        pass
+    fed = lambda: part.exists() and part.stat().st_size > 100_000  # noqa: E731
+    wait_for(lambda: process.poll() is not None or fed(), "a part of the file")
     process.kill()
     process.wait()
     assert files_in(tmp_path) == [".a.part"]

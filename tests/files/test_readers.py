@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from judged import rows as judged
 from PIL import Image
 from stored import adversarial, image_set
 
@@ -23,13 +24,21 @@ from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.datasets.mnist import MNIST
 from tandem_defense.datasets.nips2017 import NIPS2017
 from tandem_defense.evaluation.published import read_table
-from tandem_defense.files import arrays, download, predictions
+from tandem_defense.files import arrays, download, judgments, predictions
 from tandem_defense.files.adversarial import read_adversarial, write_adversarial
 from tandem_defense.files.base import FileError
+from tandem_defense.files.candidates import (
+    FLAGS,
+    CandidateSet,
+    read_candidates,
+    write_candidates,
+)
 from tandem_defense.files.images import read_images, write_images
 from tandem_defense.files.restored import read_restored, write_restored
 from tandem_defense.files.weights import read_weights, write_weights
 from tandem_defense.pipeline import checkpoint, classes, configuration, convert, entries
+from tandem_defense.pipeline.demand import Experiment
+from tandem_defense.pipeline.work import work
 
 
 @dataclass
@@ -74,6 +83,15 @@ def readers(tmp_path_factory, root) -> dict[str, Reader]:
     add("weights", lambda file: read_weights(file, {"width": 3}))
     predictions.write(rows(), folder / "predictions")
     add("predictions", lambda file: predictions.read(file, "evaluate"))
+
+    flags = {name: np.zeros((1, 2), bool) for name in FLAGS}
+    norms, attacked = np.zeros((1, 2), np.float32), np.zeros((1, 2, 1, 4, 4), np.float32)
+    told = {"ids": ("a", "b"), "epsilons": (0.1,), "attack": "pgd", "settings": {}, "classes": 3}
+    chunk = CandidateSet(attacked, np.array([0, 1]), norms, norms, **flags, **told)
+    write_candidates(folder / "candidates", chunk)
+    add("candidates", read_candidates)
+    judgments.write(judged(["cw"], "bpda"), folder / "judgments")
+    add("judgments", lambda file: judgments.read(file, "evaluate_threats"))
 
     mnist = folder / "mnist"
     mnist.mkdir()
@@ -167,7 +185,7 @@ def damaged(draw, content: bytes) -> bytes:
 
 
 READERS = ["images", "adversarial", "restored", "weights", "predictions", "mnist", "mnist.gz"]
-READERS += ["nips.png", "nips.csv", "released.npz", "published"]
+READERS += ["nips.png", "nips.csv", "released.npz", "published", "candidates", "judgments"]
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -396,7 +414,13 @@ def test_a_wrong_configuration_is_refused_or_can_be_run(config, schema, data):
     part[last] = data.draw(
         scalar | st.lists(scalar, max_size=2) | st.dictionaries(st.text(max_size=5), scalar)
     )
+    found = configuration.with_fractions(changed)
     try:
-        configuration.check(configuration.with_fractions(changed), schema)
+        configuration.check(found, schema)
     except configuration.ConfigurationError as error:
         assert "the configuration cannot be run:\n  " in str(error)
+    else:
+        for name, spec in found["experiments"].items():
+            experiment = Experiment(name, spec)
+            assert experiment.prediction_files() and work(experiment)["images"] == spec["images"]
+            assert bool(experiment.judged_files()) == bool(spec.get("threats"))

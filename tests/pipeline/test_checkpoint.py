@@ -329,6 +329,9 @@ def test_a_threat_that_is_killed_again_and_again_ends_with_the_same(
 
     monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
     candidates, rows = threaten(whole, defended, kind)
+    if defended != "AverageBlur":  # a restoration answers every draw with other numbers
+        images = rows.groupby(["threat", "epsilon", "image"])
+        assert (images["draw"].nunique() == 3).all() and (images["loss"].nunique() > 1).all()
     limit, kills = 2, 0
     while True:
         monkeypatch.setitem(stage.PIXELS, "cpu", (3 - kills % 3) * 64 * 64)

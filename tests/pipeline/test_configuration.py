@@ -435,8 +435,6 @@ def test_the_folder_of_copies_exists(config, tmp_path):
 def test_a_missing_key_is_named(config, schema):
     del config["experiments"]["tdips"]["images"]
     assert "experiments.tdips: lacks the key images" in complaint(config, schema)
-    del config["experiments"]["funn"]["classifiers"]["classic"]["training"]
-    assert "experiments.tdips: lacks the key images" in complaint(config, schema)
 
 
 def test_what_must_be_trained_has_training_or_weights(config, schema):

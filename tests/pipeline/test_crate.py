@@ -1,11 +1,12 @@
 """The RO-Crate: every file with its hash, readable by the library that reads others' crates."""
 
+import subprocess
 from hashlib import sha256
 
 import pytest
 from rocrate.rocrate import ROCrate
 
-from tandem_defense.pipeline import crate
+from tandem_defense.pipeline import crate, provenance
 
 PROVENANCE = {
     "finished": "2020-11-19T10:00:00+00:00",
@@ -44,3 +45,26 @@ def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "outside.csv").touch()
     with pytest.raises(ValueError, match="outside.csv"):
         crate.write(tmp_path / "results", [tmp_path / "outside.csv"], PROVENANCE)
+
+
+def test_the_revision_is_that_of_the_checkout(root, tmp_path, monkeypatch):
+    """And whether something in it is not committed."""
+    assert root == provenance.ROOT and (provenance.ROOT / "Snakefile").exists()
+
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "one")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    record = provenance.collect({"experiments": {"mine": {"seeds": [3]}}})
+    assert record["revision"] == git("rev-parse", "HEAD") and not record["uncommitted_changes"]
+    assert record["seeds"] == {"mine": [3]}
+    (tmp_path / "a").write_text("2")
+    assert provenance.collect({"experiments": {}})["uncommitted_changes"]

@@ -118,3 +118,33 @@ def test_flat_first_outputs_are_counted_in_the_file_and_over_files(job, tmp_path
     whole = tmp_path / "whole.parquet"
     predictions.gather([tmp_path / "sound.parquet", tmp_path / "flat.parquet"], whole)
     assert predictions.flat_first_outputs(whole) == sound + flat
+
+
+def test_every_classifier_has_its_own_answers(tmp_path):
+    """Clean images are restored once for all of them."""
+    nets = {}
+    for name, answer in (("two", 2), ("five", 5), ("none", 0)):
+        net = SmallCNN(**CLASSIFIER["settings"])
+        last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = 3.0 * torch.nn.functional.one_hot(torch.tensor(answer), 7)
+        write_weights(tmp_path / name, net.state_dict(), classes.identity(CLASSIFIER))
+        nets[name] = (CLASSIFIER, str(tmp_path / name))
+    zeros = np.zeros(3, np.float32)
+    restore(
+        Chunk(torch.rand(3, 3, 64, 64), ("a", "b", "c"), {"label": np.arange(3)}),
+        {"dataset": "photos", "attack": "clean", "defense": "dip", "linf": zeros, "l2": zeros},
+        nets,
+        {"class": "tandem_defense.defenses.dip:DIP", "settings": {"feature_scale": 32}},
+        str(tmp_path / "rows.parquet"),
+        readouts={"iterations": [1, 2], "first_iterations": []},
+        keep=0,
+        shown_output=str(tmp_path / "shown"),
+        seed=0,
+        threads=1,
+    )
+    table = predictions.read(tmp_path / "rows.parquet", "restore")
+    for name, answer in (("two", 2), ("five", 5), ("none", 0)):
+        mine = table[table["classifier"] == name]
+        assert len(mine) == 2 * 3
+        assert set(mine["prediction"]) == set(mine["clean_prediction"]) == {answer}

@@ -1,12 +1,21 @@
 """Pieces of the data's way that no other test runs alone."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from tandem_defense.attacks import batches
 from tandem_defense.attacks.iterative import BIM
 from tandem_defense.classifiers.small import SmallCNN
+from tandem_defense.datasets.photos import Photos
+from tandem_defense.files.adversarial import read_adversarial
+from tandem_defense.files.images import write_images
+from tandem_defense.files.weights import read_weights, write_weights
+from tandem_defense.pipeline import attack, classes, train
 from tandem_defense.pipeline.chunks import chunk_positions
+from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.seeds import derive_seed
 
 
@@ -53,3 +62,50 @@ def test_attacks_run_in_batches_that_fit_and_keep_what_is_done(monkeypatch):
         for name, values in whole.items():
             assert abs(values.astype(float) - other[name].astype(float)).max() < 1e-5
     assert 0 < whole["success"].sum() < 7
+
+
+CLASSIFIER = {
+    "class": "tandem_defense.classifiers.small:SmallCNN",
+    "settings": {"classes": 7, "width": 4},
+}
+PGD = {"class": "tandem_defense.attacks.iterative:PGD"}
+PGD["settings"] = {"semantics": "fixed", "epsilon": 0.1, "steps": 1}
+
+
+@pytest.fixture
+def attacked(tmp_path):
+    """``attacked(item, seed)``: PGD from a random start on a chunk of five photographs."""
+    data = Photos(test=7, tune=7, train=7, regions=4).load()["test"][:5]
+    torch.manual_seed(0)
+    net = SmallCNN(**CLASSIFIER["settings"]).eval()
+    labels = net.predict(to_tensor(data.images)).numpy()  # all of them are attacked
+    write_images(tmp_path / "images", replace(data, labels=labels))
+    write_weights(tmp_path / "net", net.state_dict(), classes.identity(CLASSIFIER))
+
+    def run(item, seed=0):
+        output = tmp_path / f"{item}-{seed}"
+        net = (CLASSIFIER, str(tmp_path / "net"))
+        told = {"count": 5, "scatteritem": item, "seed": seed, "threads": 1}
+        attack.attack(PGD, net, str(tmp_path / "images"), str(output), **told)
+        return read_adversarial(output)
+
+    return run
+
+
+def test_no_image_depends_on_its_chunk(attacked):
+    whole, parts = attacked("1-of-1"), [attacked(f"{i}-of-2") for i in (1, 2)]
+    assert whole.ids == parts[0].ids + parts[1].ids
+    assert np.abs(whole.images - np.concatenate([p.images for p in parts])).max() < 1e-6
+
+
+def test_run_seeds_are_other_runs(attacked, tmp_path):
+    """Attacks draw otherwise, and networks train otherwise."""
+    first, second = attacked("1-of-1"), attacked("1-of-1", seed=1)
+    assert (np.abs(first.images - second.images).max((1, 2, 3)) > 0.01).all()
+    entry, weights = CLASSIFIER | {"training": {"epochs": 1}}, []
+    for seed in (0, 1, 0):
+        output = str(tmp_path / f"trained-{len(weights)}")
+        train.train(entry, str(tmp_path / "images"), output, seed=seed, threads=1)
+        weights.append(read_weights(output, classes.identity(entry)))
+    assert all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -18,6 +18,7 @@ def test_cut_and_joined_again_an_image_is_the_same(height, width, tile, data):
     assert torch.allclose(join(tiles, height, width, overlap), image, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(2, 100), st.data())
 def test_neighbors_overlap_and_the_ends_are_covered(length, tile, data):
     overlap = data.draw(st.integers(0, tile // 2))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from judged import rows as known
 from trainings import digits as load
 
 from tandem_defense.attacks import base
@@ -184,18 +185,20 @@ def test_the_attacker_draws_as_he_may_and_batch_mates_do_not_matter(net, test_im
 
 
 def test_what_low_frequencies_are(net, test_images):
-    images, labels = test_images
-    k, defense = 4, AverageBlur()
-    found = LowFrequency(frequencies=k)(PGD_, net, defense, images, labels, ids=IDS)
+    """Between black and white nothing is clipped: the perturbation has no others."""
+    images, labels = 0.3 + 0.4 * test_images[0], test_images[1]
+    k = 4
+    threat = LowFrequency(frequencies=k)
+    found = threat(PGD_, net, AverageBlur(), images, labels, ids=IDS)
     delta = found.images - images
-    assert delta.abs().max() <= EPSILON * 1.0001 and found.deceived.any()
-    inside = ((found.images > 1e-4) & (found.images < 1 - 1e-4)).flatten(1).all(1)
+    assert 0.01 < delta.abs().max() <= EPSILON * 1.0001
     rows = cosines(16, 16).float()
-    gray = LowFrequency(frequencies=k).project(images * 0 + 0.5 + delta, images * 0 + 0.5, EPSILON)
-    spectrum = rows @ (gray - 0.5) @ rows.T
+    spectrum = rows @ delta @ rows.T
+    assert spectrum[:, :, :k, :k].abs().amax((1, 2, 3)).min() > 0.01
     spectrum[:, :, :k, :k] = 0
-    assert spectrum.abs().max() < 1e-4 and inside.shape == (24,)
+    assert spectrum.abs().max() < 1e-4
     assert torch.allclose(rows @ rows.T, torch.eye(16), atol=1e-5)
+    assert threat(PGD_, net, AverageBlur(), *test_images, ids=IDS).deceived.any()
 
 
 @pytest.mark.parametrize("stand_in", ["blur", "low_pass", "autoencoder"])
@@ -263,6 +266,15 @@ def test_the_worst_case_holds_every_candidate_of_its_bound(net, test_images):
     rows.loc[rows["threat"] == "pgd", "linf"] = small + 2e-8
     table = robustness(rows).set_index("threat")["accuracy"]
     assert table["pgd"] == table[WORST] == 0
+
+
+def test_an_unbounded_candidate_counts_where_its_norm_is_allowed():
+    """DeepFool has no ε: what it found at L∞ 0.3 is no candidate at 0.1, but one at 0.5."""
+    parts = [known(["cccc"], "oblivious", 0.1), known(["cccc"], "oblivious", 0.5)]
+    parts += [known(["cccc"], "clean", 0.0, linf=0.0), known(["cwww"], "deepfool", 0.0, linf=0.3)]
+    table = robustness(pd.concat(parts, ignore_index=True))
+    worst = table[table["threat"] == WORST].set_index("epsilon")["accuracy"]
+    assert worst.to_dict() == {0.1: 1.0, 0.5: 0.25}
 
 
 def test_a_clip_holds_for_threats_too(net, test_images):

@@ -1,13 +1,13 @@
 """Prediction rows, one per image × classifier × attack × defense × iteration × seed, as Parquet."""
 
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from tandem_defense.extras import extra
 from tandem_defense.files.base import FileError, made_by, replacing
+from tandem_defense.files.digest import KEY, Digest
 
 with extra("pipeline"):
     import pandas as pd
@@ -32,8 +32,8 @@ TYPES = {
     "l2": "float32",
 }
 COLUMNS = list(TYPES)
-# In the file's metadata: the content's SHA-256, and on how many images DIP₁ stayed flat.
-KEY, FLAT = b"tandem_defense", b"tandem_defense_flat_first_outputs"
+# In the file's metadata, beside the digest: on how many images DIP₁ stayed flat.
+FLAT = b"tandem_defense_flat_first_outputs"
 
 
 def write(table: pd.DataFrame, path: str | Path, *, flat_first_outputs: int = 0) -> None:
@@ -62,7 +62,7 @@ def flat_first_outputs(path: str | Path) -> int:
 
 def _write(tables: Iterable[pd.DataFrame], path: str | Path, flat: Callable[[], int]) -> None:
     schema = pa.Schema.from_pandas(_typed(pd.DataFrame(columns=COLUMNS)), preserve_index=False)
-    digest = _Digest()
+    digest = Digest(TYPES)
     with replacing(path) as part, parquet.ParquetWriter(part, schema) as writer:
         for table in map(_typed, tables):
             digest.update(table)
@@ -94,7 +94,7 @@ def read(path: str | Path, rule: str) -> pd.DataFrame:
     expected = {name: str(dtype) for name, dtype in table[:0].astype(TYPES).dtypes.items()}
     check(types == expected, f"has the types {types}, expected {expected}")
     check(not table.isna().any(axis=None), "has missing values")
-    digest = _Digest()
+    digest = Digest(TYPES)
     digest.update(table)
     check(stored == digest.text(), "was altered after it was written (its checksum differs)")
     check(len(table) > 0, "has no rows")
@@ -103,25 +103,3 @@ def read(path: str | Path, rule: str) -> pd.DataFrame:
     norms = table[["linf", "l2"]].to_numpy()
     check(bool(np.isfinite(norms).all() and (norms >= 0).all()), "has norms below 0 or infinite")
     return table
-
-
-class _Digest:
-    """SHA-256 of rows, column by column: the same however the rows are split into tables."""
-
-    def __init__(self):
-        self.columns = {name: sha256() for name in COLUMNS}
-
-    def update(self, table: pd.DataFrame) -> None:
-        """Add rows."""
-        for name, kind in TYPES.items():
-            values = table[name].to_numpy()
-            data = "".join(f"{v}\0" for v in values).encode() if kind == "str" else values.tobytes()
-            self.columns[name].update(data)
-
-    def text(self) -> bytes:
-        """The digest of all columns."""
-        return (
-            sha256(b"".join(column.digest() for column in self.columns.values()))
-            .hexdigest()
-            .encode()
-        )
