@@ -29,6 +29,8 @@ def planning() -> pd.DataFrame:
         config = yaml.safe_load(yaml.safe_dump(base))
         photographs = config["experiments"]["tdips"]
         photographs["chunks"] *= factor
+        least = photographs.get("threat_images", photographs["images"])
+        photographs["threat_images"] = max(least, photographs["chunks"])
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
             command = [sys.executable, "-m", "snakemake", "--directory", folder, "-n"]
