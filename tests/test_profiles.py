@@ -89,10 +89,13 @@ def test_the_other_way_to_ask_for_a_gpu(checkout):
     folder = checkout / "profiles/gres"
     folder.mkdir()
     (folder / "config.yaml").write_text(other)
+    on_gpus = set()
     for rule, found in resources(checkout, "--profile", "profiles/gres"):
         assert found["slurm_account"] == "lab", rule
         if found["slurm_partition"] == "gpu":
             assert found["gres"] == "gpu:1" and found["gpu"] == "0", rule
+            on_gpus.add(rule)
+    assert {"attack", "restore", "train_classifier"} <= on_gpus
 
 
 def test_partitions_may_be_left_to_what_jobs_ask_for(checkout):

@@ -91,7 +91,7 @@ def written(before: dict[str, int], after: dict[str, int], pattern: str = "") ->
 def cluster():
     """SLURM with two nodes."""
     if lacking := missing():
-        pytest.fail(f"this machine lacks {', '.join(lacking)}: see tests/cluster.py")
+        pytest.fail(f"this machine lacks {', '.join(lacking)}: see tests/support/cluster.py")
     with Cluster() as running:
         yield running
 
