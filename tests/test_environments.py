@@ -74,7 +74,7 @@ def imports(script: str, *targets: str) -> set[str]:
 
     targets : classes that it loads by name
     """
-    files = set(stale._closure(script))
+    files = set(stale._closure(script, script=True))
     for target in targets:
         files.update(stale._closure(target.split(":")[0]))
     found = set()
@@ -97,7 +97,7 @@ def jobs(root) -> list[tuple[str, str, list[str]]]:
             needs_torch = "classifier" in schema.constant(target, "NEEDS")
             found.append((script, "torch" if needs_torch else "plots", [target]))
         if not section:
-            loads = any(f.endswith("pipeline/classes.py") for f in stale._closure(script))
+            loads = any(f.endswith("pipeline/classes.py") for f in stale._closure(script, script=True))
             sections = ("dataset", "classifiers", "attacks", "defenses") if loads else ()
             classes = [t for s in sections for t in registry.SECTIONS[s].values()]
             found.append((script, environment, classes))

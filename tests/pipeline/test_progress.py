@@ -91,7 +91,7 @@ def test_what_was_begun_last_is_followed(log):
     """A training has phases; a job without anything to count says nothing."""
     with logs.capture(log):
         for phase in ("encoder", "head"):
-            rounds = each_epoch(phase, [], order=generator(0), count=5, epochs=2, batch_size=2)
+            rounds = each_epoch(phase, [], order=generator(0), count=6, epochs=2, batch_size=2)
             assert sum(len(list(batches)) for _, batches in rounds) == 6
     assert "6 of 6 steps of head (100 %), ended after" in said(log).splitlines()[-1]
     with logs.capture(log):
