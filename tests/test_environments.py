@@ -97,7 +97,9 @@ def jobs(root) -> list[tuple[str, str, list[str]]]:
             needs_torch = "classifier" in schema.constant(target, "NEEDS")
             found.append((script, "torch" if needs_torch else "plots", [target]))
         if not section:
-            loads = any(f.endswith("pipeline/classes.py") for f in stale._closure(script, script=True))
+            loads = any(
+                f.endswith("pipeline/classes.py") for f in stale._closure(script, script=True)
+            )
             sections = ("dataset", "classifiers", "attacks", "defenses") if loads else ()
             classes = [t for s in sections for t in registry.SECTIONS[s].values()]
             found.append((script, environment, classes))
