@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder
 from tandem_defense.classifiers.small import SmallCNN
+from tandem_defense.classifiers.torchvision import Torchvision
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.comdefend import ComDefend
 from tandem_defense.defenses.dip import DIP, TandemDIP
@@ -377,6 +378,11 @@ TRAININGS = {
         lambda: SmallCNN(classes=10, width=4),
         COLOR,
         {"epochs": 6, "batch_size": 9, "noise": 0.1, "blur": 0.3},
+    ),
+    "dropout": (
+        lambda: Torchvision(architecture="squeezenet1_1", classes=10),
+        COLOR,
+        {"epochs": 6, "batch_size": 9},
     ),
 }
 
