@@ -4,7 +4,7 @@ python reproduction/baselines.py [--threads 1] [--settings NAME ...]
 
 The photographs after the 200 that every table evaluates: on 40 of them every setting is measured,
 160 or, where it says so, 760 train (then inputs/nips2017dev/ has all 1000). Table 1 has the best
-ones, trained anew on all of its training photographs (`tdips` in config.yaml). Writes
+ones (`tdips` in config.yaml), trained on the same 160. Writes
 measured/baselines.csv, a row per setting and attack, beside the bare classifier and, where
 `inputs/comdefend/` has its files, the released ComDefend. What is there already is not computed
 again, and a training goes on where it was: stop the script and start it again at any time.

@@ -90,11 +90,13 @@ def test_what_is_in_the_file_is_not_done_again(gpu, log, output):
     assert len(pd.read_csv(output)) == len(table) + 2
 
 
-def test_what_is_done_again_is_done_once(gpu, log, output, capsys):
+def test_what_is_done_again_is_done_once(gpu, log, output, monkeypatch, capsys):
     """Where the time ends it is said what is left to be done again."""
-    assert gpu.run(chosen(gpu, log, "good"), CARD, output, 10, []) == 0
+    rows = iter([[gpu.quantity("a", 1, 1)], [gpu.quantity("a", 1, 1)], None, None])
+    monkeypatch.setattr(gpu, "apply", lambda work, seconds: next(rows))
+    assert gpu.run(chosen(gpu, log, "good"), CARD, output, 9, []) == 0
     todo = chosen(gpu, log, "good", "slow")
-    assert gpu.run(todo, CARD, output, 0.5, ["good"]) == gpu.MORE
+    assert gpu.run(todo, CARD, output, 9, ["good"]) == gpu.MORE
     assert "run the command again, without AGAIN, to go on" in capsys.readouterr().out
     assert gpu.run(todo, CARD, output, 0.0, ["good"]) == gpu.MORE
     assert 'run the command again, with AGAIN="good", to go on' in capsys.readouterr().out
