@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tandem_defense.pipeline import check_machine, classes, configuration, demand, registry
+from tandem_defense.pipeline import (
+    check_entries,
+    check_machine,
+    classes,
+    configuration,
+    demand,
+    registry,
+)
 from tandem_defense.pipeline import schema as schema_of
+from tandem_defense.restoration import coarse
 from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT
 from tandem_defense.settings import schema_of as declared
 
@@ -360,6 +368,10 @@ def test_the_engine_triton_needs_a_gpu_too(config, monkeypatch):
     assert "defenses.dip.engine: found 'triton', which needs an NVIDIA GPU" in message
     assert "choose fast" in message
     configuration.check_machine(config, cluster=True)
+
+
+def test_the_check_knows_how_small_images_of_coarse_steps_may_be():
+    assert check_entries.COARSE == coarse.LEAST
 
 
 def test_an_attack_that_compares_classes_has_enough(config, schema):
