@@ -110,7 +110,7 @@ class Security(Figure):
                 hollow = {"color": color, "markerfacecolor": "white", "linestyle": ""}
                 marker = MARKERS[i % len(MARKERS)]
                 axes.plot(x[blind], line["accuracy"][blind], marker=marker, **hollow)
-        bounds = sorted({unit * e for e in points["epsilon"] if e > 0})
+        bounds = sorted({unit * e for e in points["epsilon"] if e > 0}) or [1]
         ticks = [2**k for k in range(9) if 2**k <= bounds[-1] * 1.01] if unit > 1 else bounds
         axes.set_xscale("symlog", base=2, linthresh=ticks[0])
         axes.set_xlim(0, max(ticks[-1], bounds[-1]) * 1.05)
