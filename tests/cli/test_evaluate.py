@@ -1,6 +1,7 @@
 """The command `evaluate`: from a folder or the photographs to a table, and what it refuses."""
 
 import re
+import urllib.request
 
 import numpy as np
 import pandas as pd
@@ -261,6 +262,7 @@ def test_without_a_network_the_download_is_explained(study, capsys, monkeypatch)
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # a process reads its proxies once
     run(*OWN, "--classifier", "torchvision:resnet18", status=2)
     err = capsys.readouterr().err
     assert "the weights of resnet18 could not be downloaded" in err and "--weights" in err

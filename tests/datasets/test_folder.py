@@ -82,7 +82,7 @@ def test_subfolders_train_and_test(tmp_path):
     # A classifier that is trained already learns nothing from them.
     assert Folder(folder=str(tmp_path), size=8, test=5, train=0).load()["test"].classes
     with pytest.raises(ValueError, match="c in test but not in train: .*add some, or remove"):
-        Folder(folder=str(tmp_path), size=8, test=1).load()
+        Folder(folder=str(tmp_path), size=8, test=1, train=8).load()
 
 
 def test_other_layouts_are_named(tmp_path):
