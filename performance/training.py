@@ -131,7 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.page:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        after = rest.split(END)[1]
+        after = rest.split(END, 1)[1]
         text = page(pd.read_csv(options.output))
         PAGE.write_text(before + BEGIN + text + END + after, encoding="utf-8")
         return

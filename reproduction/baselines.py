@@ -67,7 +67,7 @@ SETTINGS = {
     "HGD, rate 1e-3, 2 + 40": hgd(1e-3, 2, 40),
     # One square of 32 × 32 pixels of each photograph an epoch.
     "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}, FEW),
-    "ComDefend, 400 epochs": (ComDefend, {}, {"epochs": 400}, FEW),
+    "ComDefend, bf16, 1600 epochs": (ComDefend, {}, {"epochs": 1600, "precision": "bf16"}, FEW),
     "HGD, rate 1e-3, 2 + 8, 760 photographs": hgd(1e-3, 2, 8, ALL),
 }
 

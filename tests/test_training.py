@@ -144,6 +144,28 @@ def test_a_parameter_without_a_gradient_stays():
     assert torch.allclose(used, torch.tensor([0.9, 0.9]))
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_layers_alone_compute_in_bfloat16(precision, expected):
+    net, seen = two_layers().float(), []
+    net[0].register_forward_hook(lambda layer, given, made: seen.append(made.dtype))
+    parameters = list(net.parameters())
+
+    def loss(batch):
+        with torch.no_grad():
+            assert torch.randn(2).exp().dtype == torch.float32
+        return {"loss": net(torch.rand(len(batch), 3)).float().square().mean()}
+
+    order = torch.Generator().manual_seed(0)
+    settings = {"name": "a", "order": order, "count": 4, "epochs": 1, "batch_size": 4}
+    before = [p.clone() for p in parameters]
+    minimize(loss, [(parameters, 1e-2)], precision=precision, **settings)
+    assert seen == [expected] and all(p.dtype == torch.float32 for p in parameters)
+    assert not all(map(torch.equal, before, parameters))
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_terms_without_a_gradient_are_only_logged(caplog):
     caplog.set_level("INFO")
     nets = [two_layers(), two_layers()]

@@ -180,6 +180,7 @@ def minimize(
     batch_size: int,
     schedule: Schedule = constant,
     also: Iterable[Tensor | torch.Generator] = (),
+    precision: Literal["float32", "bf16"] = "float32",
 ) -> None:
     """Minimize the sum of the terms of ``loss(batch)`` with Adam, a line in the log per epoch.
 
@@ -188,9 +189,13 @@ def minimize(
     `groups` are pairs of parameters and their learning rate, which `schedule` changes.
     `also` are tensors and generators that `loss` changes or draws from: with them training can
     go on after it was killed.
+    With the precision ``bf16`` the layers compute in bfloat16; weights, Adam and whatever else
+    `loss` does stay in float32.
     """
     rates = [rate for _, rate in groups]
     optimizers = [Adam(parameters) for parameters, _ in groups]
+    device = optimizers[0].parameters[0].device.type
+    half = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
     live = [tensor for optimizer in optimizers for tensor in optimizer.live()]
     steps = epochs * len(batches_of(torch.arange(count), batch_size))
     rounds = each_epoch(
@@ -200,7 +205,8 @@ def minimize(
         totals: dict[str, Tensor] = {}
         seen = 0  # fewer than there are images where an earlier run has begun this epoch
         for step, batch in batches:
-            terms = loss(batch)
+            with half:
+                terms = loss(batch)
             sum(terms.values()).backward()
             factor, beta1 = schedule(step, steps)
             for optimizer, rate in zip(optimizers, rates, strict=True):

@@ -57,11 +57,13 @@ def test_comdefend_noise_belongs_to_the_image():
         model(images, ids[:3])
 
 
-def test_comdefend_learns(digits):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_comdefend_learns(digits, precision):
     images, labels = digits
     model = ComDefend(test_noise=1, **SMALL)
     state = torch.get_rng_state()
-    model.fit(images[:800], labels[:800], seed=0, epochs=5, learning_rate=5e-3)
+    settings = {"epochs": 5, "learning_rate": 5e-3, "precision": precision}
+    model.fit(images[:800], labels[:800], seed=0, **settings)
     assert torch.equal(torch.get_rng_state(), state) and not model.training
     test = images[1200:1400]
     with torch.no_grad():
@@ -84,6 +86,9 @@ def test_crops_are_squares_of_the_image():
 def test_seed_and_state_are_everything(digits):
     images, labels = digits[0][:96], digits[1][:96]
     check_seed_and_state(lambda: ComDefend(**SMALL), images, labels, epochs=1, patch=12)
+    check_seed_and_state(
+        lambda: ComDefend(**SMALL), images, labels, epochs=1, patch=12, precision="bf16"
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,14 @@ def test_wrong_settings(wrong):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"noise": 0}, {"patch": 0}, {"batch_size": 2.5}, {"code_weight": float("inf")}]
+    "wrong",
+    [
+        {"noise": 0},
+        {"patch": 0},
+        {"batch_size": 2.5},
+        {"code_weight": float("inf")},
+        {"precision": "tf32"},
+    ],
 )
 def test_wrong_training(digits, wrong):
     check_training(ComDefend(**SMALL), wrong, *digits)

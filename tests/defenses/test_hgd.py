@@ -44,8 +44,11 @@ def test_hgd_without_a_correction_is_the_identity():
     assert torch.equal(model(images), images)
 
 
-@pytest.mark.parametrize("guidance", ["logits", "features"])
-def test_hgd_brings_the_reaction_back(digits, net, guidance):
+@pytest.mark.parametrize(
+    ("guidance", "precision"),
+    [("logits", "float32"), ("features", "float32"), ("logits", "bf16")],
+)
+def test_hgd_brings_the_reaction_back(digits, net, guidance, precision):
     images, labels = digits
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     state = torch.get_rng_state()
@@ -60,6 +63,7 @@ def test_hgd_brings_the_reaction_back(digits, net, guidance):
         crop_epochs=2,
         side=14,
         epochs=12,  # after 6, "features" is at the bar: it falls on processors that round otherwise
+        precision=precision,
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert net.training and all(p.requires_grad for p in net.parameters())

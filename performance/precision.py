@@ -1,0 +1,109 @@
+"""How long HGD and ComDefend train per image, with layers in float32 and in bfloat16.
+
+python performance/precision.py [--defenses HGD ComDefend] [--rounds 3] [--threads 1]
+python performance/precision.py --page    docs/choices.md's table, from the CSV
+
+HGD's images are 299 × 299 pixels, its classifier a ResNet-50 with drawn weights; its attacks, which
+are made once, are left out. ComDefend's are its squares of 32 × 32. Both networks are the
+papers'. An epoch more is timed as the difference of two trainings; the fastest round counts.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+
+from tandem_defense import device  # noqa: E402
+from tandem_defense.classifiers.torchvision import Torchvision  # noqa: E402
+from tandem_defense.defenses import hgd  # noqa: E402
+from tandem_defense.defenses.comdefend import ComDefend  # noqa: E402
+
+OUTPUT = Path(__file__).with_suffix(".csv")
+PAGE = ROOT / "docs/choices.md"
+BEGIN, END = "<!-- from performance/precision.csv -->\n", "<!-- end -->\n"
+DEFENSES, PRECISIONS = ("HGD", "ComDefend"), ("float32", "bf16")
+
+
+def trainings(where: torch.device) -> dict[str, tuple[int, Callable]]:
+    """Of each defense: how many images an epoch has, and train(epochs, precision)."""
+    net = Torchvision(architecture="resnet50").eval().to(where)
+    photos, squares = (torch.rand(n, 3, side, side).to(where) for n, side in ((4, 299), (40, 32)))
+    labels = torch.zeros(40, dtype=torch.int64).to(where)
+
+    def of_hgd(epochs: int, precision: str) -> None:
+        settings = {"classifier": net, "epochs": epochs, "batch_size": 4, "precision": precision}
+        hgd.HGD().to(where).fit(photos, labels[:4], seed=0, **settings)
+
+    def of_comdefend(epochs: int, precision: str) -> None:
+        ComDefend().to(where).fit(squares, labels, seed=0, epochs=epochs, precision=precision)
+
+    return {"HGD": (4, of_hgd), "ComDefend": (40, of_comdefend)}
+
+
+def seconds(train: Callable, precision: str, where: torch.device) -> float:
+    """What a second epoch takes."""
+
+    def whole(epochs: int) -> float:
+        start = time.perf_counter()
+        train(epochs, precision)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    first = whole(1)
+    return whole(2) - first
+
+
+def page(table: pd.DataFrame) -> str:
+    """The table of docs/choices.md."""
+    wide = table.pivot(index="defense", columns="precision", values="seconds_per_image")
+    lines = ["| seconds per image and epoch | float32 | bf16 | ratio |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row.float32:.3f} | {row.bf16:.3f} | {row.float32 / row.bf16:.1f} |"
+        for name, row in wide.iterrows()
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--defenses", nargs="+", choices=DEFENSES, default=DEFENSES)
+    parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--page", action="store_true", help="only write the table")
+    options = parser.parse_args()
+    if options.page:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END, 1)[1]
+        text = page(pd.read_csv(options.output))
+        PAGE.write_text(before + BEGIN + text + END + after, encoding="utf-8")
+        return
+    where = device.prepare(options.threads)
+    rows = []
+    with mock.patch.object(hgd, "attack_all", lambda net, images, *_: (images * 255).byte()):
+        for name, (count, train) in trainings(where).items():
+            if name not in options.defenses:
+                continue
+            turns = [[seconds(train, p, where) for p in PRECISIONS] for _ in range(options.rounds)]
+            for precision, spent in zip(
+                PRECISIONS, map(min, zip(*turns, strict=True)), strict=True
+            ):
+                rows.append((where.type, name, precision, round(spent / count, 4)))
+    columns = ["device", "defense", "precision", "seconds_per_image"]
+    pd.DataFrame(rows, columns=columns).to_csv(options.output, index=False)
+    print(options.output.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()
