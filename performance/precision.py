@@ -18,6 +18,7 @@ from unittest import mock
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import pages  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
@@ -28,7 +29,6 @@ from tandem_defense.defenses.comdefend import ComDefend  # noqa: E402
 
 OUTPUT = Path(__file__).with_suffix(".csv")
 PAGE = ROOT / "docs/choices.md"
-BEGIN, END = "<!-- from performance/precision.csv -->\n", "<!-- end -->\n"
 DEFENSES, PRECISIONS = ("HGD", "ComDefend"), ("float32", "bf16")
 
 
@@ -84,10 +84,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the table")
     options = parser.parse_args()
     if options.page:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        after = rest.split(END, 1)[1]
-        text = page(pd.read_csv(options.output))
-        PAGE.write_text(before + BEGIN + text + END + after, encoding="utf-8")
+        pages.quote(PAGE, OUTPUT, page(pd.read_csv(options.output)))
         return
     where = device.prepare(options.threads)
     rows = []

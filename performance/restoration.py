@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import numpy as np  # noqa: E402
+import pages  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from peers import SETTINGS, fitted, peers  # noqa: E402
@@ -62,7 +63,6 @@ COLUMNS = [*KEYS, "implementation", "images", "precision", "image_steps_per_seco
 COLUMNS += ["ratio_to_loop", "roof", "memory_bytes", "error"]
 OUTPUT = ROOT / "performance/restoration.csv"
 PAGE = ROOT / "docs/restoration.md"
-BEGIN, END = "<!-- from performance/restoration.csv -->\n", "<!-- end -->\n"
 
 
 def flops(architecture: Architecture, size: int) -> int:
@@ -410,9 +410,7 @@ def main() -> None:
     options = parser.parse_args()
     table = pd.read_csv(options.output) if options.output.exists() else pd.DataFrame()
     if options.page:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        after = rest.split(END)[1]
-        PAGE.write_text(before + BEGIN + "\n" + page(table) + "\n" + END + after, encoding="utf-8")
+        pages.quote(PAGE, OUTPUT, f"\n{page(table)}\n")
         plot(table, options.output.with_suffix(".png"))
         return
     if not find_spec("deepinv"):

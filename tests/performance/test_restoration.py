@@ -57,8 +57,7 @@ def test_a_run_adds_what_is_missing_and_nothing_else(root, tmp_path):
 
 
 def test_the_page_has_the_numbers_of_the_file(benchmark):
-    text = benchmark.PAGE.read_text(encoding="utf-8")
-    inside = text.split(benchmark.BEGIN)[1].split(benchmark.END)[0]
+    inside = benchmark.pages.quoted(benchmark.PAGE, benchmark.OUTPUT)
     table = pd.read_csv(benchmark.OUTPUT)
     assert inside.strip() == benchmark.page(table).strip(), (
         "python performance/restoration.py --page"

@@ -38,8 +38,7 @@ def test_a_run_has_both_precisions(root, tmp_path):
 
 
 def test_the_page_has_the_numbers_of_the_file(benchmark):
-    text = benchmark.PAGE.read_text(encoding="utf-8")
-    inside = text.split(benchmark.BEGIN)[1].split(benchmark.END)[0]
+    inside = benchmark.pages.quoted(benchmark.PAGE, benchmark.OUTPUT)
     assert inside == benchmark.page(pd.read_csv(benchmark.OUTPUT)), (
         f"python {benchmark.__file__} --page"
     )

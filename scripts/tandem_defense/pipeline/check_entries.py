@@ -86,24 +86,28 @@ def shape_of(path: str, section: str, entry: dict, shape: list[int] | None) -> I
 def enough_classes(path: str, entry: dict, spec: dict) -> Iterator[str]:
     """Every classifier has as many classes as an attack's loss takes."""
     least = schema.constant(demand.target("attacks", entry), "LEAST_CLASSES") or 0
-    for name, classifier in spec["classifiers"].items():
-        have = value_of("classifiers", classifier, "classes")
-        if isinstance(have, int) and have < least:
-            yield (
-                f"{path}: {entry['kind']} needs classifiers of at least {least} classes, {name} has"
-                f" {have}: take pgd with restarts, and square"
-            )
+    for name, have in with_fewer_classes(spec, least):
+        yield (
+            f"{path}: {entry['kind']} needs classifiers of at least {least} classes, {name} has"
+            f" {have}: take pgd with restarts, and square"
+        )
 
 
 def classes_of(path: str, spec: dict, count: int) -> Iterator[str]:
     """Every classifier that says how many classes it has, has as many as the data."""
+    for name, have in with_fewer_classes(spec, count):
+        yield (
+            f"{path}.classifiers.{name}.classes: found {have}, allowed are at least as many as"
+            f" the data has, {count}"
+        )
+
+
+def with_fewer_classes(spec: dict, least: int) -> Iterator[tuple[str, int]]:
+    """The classifiers that say how many classes they have, with fewer than `least`."""
     for name, entry in spec["classifiers"].items():
         have = value_of("classifiers", entry, "classes")
-        if isinstance(have, int) and have < count:
-            yield (
-                f"{path}.classifiers.{name}.classes: found {have}, allowed are at least as many as"
-                f" the data has, {count}"
-            )
+        if isinstance(have, int) and have < least:
+            yield name, have
 
 
 def without_maps(entry: dict) -> bool:
