@@ -17,7 +17,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -51,6 +51,7 @@ SAME = {"dataset": EXPERIMENT["dataset"]["kind"], "seed": SEED}
 COLUMNS = [name for name in predictions.COLUMNS if name not in SAME]
 OF = ["classifier", "image", "defense"]
 KEY = [*OF, "attack"]
+CELLS = list(product(EXPERIMENT["defenses"], EXPERIMENT.attacks()))
 
 
 def weighted(section: str, name: str) -> nn.Module:
@@ -189,27 +190,27 @@ def common(rows: pd.DataFrame) -> pd.DataFrame:
 def tables(rows: pd.DataFrame, folder: Path = OUTPUT.parent) -> None:
     """table1.csv and its companions in `folder`, made by the classes that the workflow uses.
 
-    A defense's cells in Table 1 have the images that all of them have; two defenses are compared on
-    the images of both, and the claims are judged on those that all defenses have.
+    A cell of Table 1 has the images whose row it has; two defenses are compared on the images of
+    both, and the claims are judged on those that all cells have.
     """
     rows = rows.assign(**SAME).astype(predictions.TYPES)
     groups: dict[str, list[pd.DataFrame]] = {"table1": [], "table1_comparisons": [], "claims": []}
     for _, answered in rows.groupby("classifier", sort=False):
-        parts = dict(list(answered.groupby("defense", sort=False)))
-        defenses = [name for name in EXPERIMENT["defenses"] if name in parts]
-        groups["table1"] += [parts[name] for name in defenses]
-        pairs = combinations(defenses, 2)
-        groups["table1_comparisons"] += [pd.concat([parts[a], parts[b]]) for a, b in pairs]
-        if {"dip", "tdips"} <= {*defenses}:  # its curves need both
+        parts = dict(list(answered.groupby(["defense", "attack"], observed=True)))
+        groups["table1"] += [parts[cell] for cell in CELLS if cell in parts]
+        for a, b in combinations(EXPERIMENT["defenses"], 2):
+            for attack in EXPERIMENT.attacks():
+                pair = [parts[d, attack] for d in (a, b) if (d, attack) in parts]
+                groups["table1_comparisons"] += [pd.concat(pair)] if len(pair) == 2 else []
+        if {"dip", "tdips"} <= {*answered["defense"]}:  # its curves need both
             groups["claims"].append(answered)
     for artifact in artifacts.of(CONFIG, "tables"):
         params, found = artifact.params(HERE.parent), []
         for part in groups.get(artifact.name, []):
-            some = part["defense"].nunique()
             if artifact.name != "claims":
                 part = part[~part["defense"].isin(artifact.entry["omit"])]
             part = common(part)
-            if part["defense"].nunique() < min(some, 2):
+            if part["defense"].nunique() < (1 if artifact.name == "table1" else 2):
                 continue  # what the table omits, or no image that both have
             inputs = Inputs({}, shipped=params["published"])
             inputs.predictions = part
