@@ -53,6 +53,29 @@ def test_two_runs_are_paired_on_the_images_that_both_have(folder):
     assert (row["low"], row["high"]) == paired_interval(2, 0, 2) and row["p_value"] == 0.5
 
 
+ANSWERS = """\
+classifier,image,attack,defense,first_iterations,iteration,label,prediction
+a,1,bim,tdips,100,100,5,5
+a,2,bim,tdips,100,100,5,5
+a,3,bim,tdips,100,100,5,0
+a,1,bim,tdips,300,100,5,0
+a,1,bim,dip,0,100,5,0
+a,2,bim,dip,0,100,5,5
+a,4,bim,dip,0,100,5,5
+a,1,bim,dip,0,1500,5,5
+b,1,bim,tdips,100,100,5,0
+"""
+
+
+def test_a_curve_has_all_photographs_and_its_test_those_of_both(folder):
+    """Not those of a classifier without DIP alone, nor of a larger λ₁."""
+    (folder / "answers.csv").write_text(ANSWERS)
+    text = "{curves[bim | 100].n}: {curves[bim | 100].only_a} and {curves[bim | 100].only_b}, "
+    text += "{curves[bim | 100].tdips:.0%} and {curves[bim | 100].dip:.0%}, "
+    text += "p {curves[bim | 100].p_value}; {curves[bim | 1500].n}, {curves[bim | 1500].dip:.0%}"
+    assert fill(text, folder) == "2: 1 and 0, 67 % and 67 %, p 1; 0, 100 %"
+
+
 def test_lines_are_as_long_as_their_numbers_make_them(folder):
     text = (
         "{autoencoder_training[3 | 5].deepfool_l2}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"

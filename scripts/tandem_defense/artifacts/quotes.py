@@ -198,6 +198,25 @@ def _together(table: pd.DataFrame) -> pd.DataFrame:
     return right.agg(n="size", share="mean")
 
 
+def _curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Per attack and read-out: shares of t-DIPs, at its smallest λ₁, and of DIP alone; their test.
+
+    Columns n, the photographs of both, only_a, t-DIPs', only_b, p_value; tdips, dip, each of all
+    its photographs.
+    """
+    rows = table[table["defense"].isin(["tdips", "dip"])]
+    rows = rows[rows["classifier"].isin(rows.loc[rows["defense"] == "dip", "classifier"])]
+    smallest = rows.groupby(["defense", "attack"])["first_iterations"].transform("min")
+    rows = rows[rows["first_iterations"] == smallest]
+    rows = rows.assign(correct=rows["prediction"].eq(rows["label"]).astype(float))
+    index = ["classifier", "image", "attack", "iteration"]
+    right, lines = rows.pivot_table("correct", index, "defense"), {}
+    for key, some in right.groupby(["attack", "iteration"]):
+        both = some.dropna()
+        lines[key] = mcnemar(both["tdips"], both["dip"])._asdict() | some.mean().to_dict()
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
 def _references(table: pd.DataFrame) -> pd.DataFrame:
     """Per model, norm and ε, over all blocks of images: n, share, low, high."""
     cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
@@ -225,6 +244,7 @@ READERS = {
     "funn_rates": ("funn_rates", _rates),
     "references": ("references", _references),
     "together": ("answers", _together),
+    "curves": ("answers", _curves),
     "colors": ("colors", _colors),
     "schedules": ("schedules", compare),
 }

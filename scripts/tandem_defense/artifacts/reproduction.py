@@ -185,6 +185,8 @@ SECTIONS = {
         tdips_cells.differences,
     ),
     "claims.csv": ("What the t-DIPs paper claims in words", tdips_cells.claims, "table1.csv"),
+    "figure6.png": ("Figure 6: t-DIPs and DIP alone over their iterations", picture),
+    "figure3.png": ("Figure 3: DIP alone", picture),
     "tandem.csv": ("t-DIPs' two networks: what they learn, and when", tdips_cells.tandem),
     "table3.csv": (
         "Attackers who know of the defense, on photographs",
@@ -203,8 +205,6 @@ SECTIONS = {
         tdips_cells.schedules,
     ),
     "colors.csv": ("A restored photograph's colors", tdips_cells.colors),
-    "figure3.png": ("Figure 3: DIP alone", picture),
-    "figure6.png": ("Figure 6: t-DIPs and DIP over their iterations", picture),
     "figure7.png": ("Figure 7: restored photographs", picture),
     "figure8.png": ("Figure 8: what the classifier looks at", picture),
     "overview.csv": ("Points that the papers leave open", overview),
