@@ -67,7 +67,12 @@ SETTINGS = {
     "HGD, rate 1e-3, 2 + 40": hgd(1e-3, 2, 40),
     # One square of 32 × 32 pixels of each photograph an epoch.
     "ComDefend, 100 epochs": (ComDefend, {}, {"epochs": 100}, FEW),
-    "ComDefend, bf16, 1600 epochs": (ComDefend, {}, {"epochs": 1600, "precision": "bf16"}, FEW),
+    "ComDefend, 600 epochs on plateaus": (
+        ComDefend,
+        {},
+        {"epochs": 600, "schedule": "plateaus", "precision": "bf16"},
+        FEW,
+    ),
     "HGD, rate 1e-3, 2 + 8, 760 photographs": hgd(1e-3, 2, 8, ALL),
 }
 

@@ -165,6 +165,16 @@ def one_cycle(step: int, steps: int) -> tuple[float, float]:
     return _wave(share, 1.0, 1 / 250_000), _wave(share, 0.85, 0.95)
 
 
+def plateaus(epochs: int) -> Schedule:
+    """After 60 % of so many epochs a tenth of the learning rates, after 90 % a hundredth."""
+
+    def schedule(step: int, steps: int) -> tuple[float, float]:
+        over = step * epochs // steps / epochs  # the share of whole epochs
+        return (1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01), 0.9
+
+    return schedule
+
+
 def _wave(share: float, start: float, end: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 

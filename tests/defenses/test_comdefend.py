@@ -6,6 +6,7 @@ from refusals import check_settings, check_training
 from torch import nn
 from trainings import check_seed_and_state, random
 
+from tandem_defense.adam import Adam
 from tandem_defense.defenses.comdefend import ComDefend, crop
 
 SMALL = {"channels": 1, "compression": (8, 16, 8), "reconstruction": (8, 16, 8), "code": 6}
@@ -71,6 +72,20 @@ def test_comdefend_learns(digits, precision):
     assert error < 0.3 * test.var()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({}, [1e-3] * 10),
+        ({"schedule": "plateaus"}, [1e-3] * 6 + [1e-4] * 3 + [1e-5]),
+    ],
+)
+def test_the_learning_rate_falls_where_told_to(digits, monkeypatch, schedule, expected):
+    rates = []
+    monkeypatch.setattr(Adam, "step", lambda self, rate, beta1: rates.append((rate, beta1)))
+    ComDefend(**SMALL).fit(digits[0][:10], digits[1][:10], seed=0, epochs=10, **schedule)
+    assert rates == [(pytest.approx(rate), 0.9) for rate in expected]
+
+
 def test_crops_are_squares_of_the_image():
     images = torch.arange(2 * 6 * 7.0).view(2, 1, 6, 7)
     source, corners = torch.Generator().manual_seed(0), set()
@@ -113,6 +128,7 @@ def test_wrong_settings(wrong):
         {"batch_size": 2.5},
         {"code_weight": float("inf")},
         {"precision": "tf32"},
+        {"schedule": "cosine"},
     ],
 )
 def test_wrong_training(digits, wrong):

@@ -18,10 +18,12 @@ from tandem_defense.settings import Count, Counts, Positive, checked
 from tandem_defense.training import (
     check_images,
     check_training,
+    constant,
     crop,
     generator,
     initialize,
     minimize,
+    plateaus,
     seeded,
 )
 
@@ -122,6 +124,7 @@ class ComDefend(Defense):
         epochs: Count = 30,
         batch_size: Count = 20,
         learning_rate: Positive = 1e-3,
+        schedule: Literal["constant", "plateaus"] = "constant",
         patch: Count = 32,
         noise: Positive = 20.0,
         code_weight: float = 1e-4,
@@ -132,6 +135,8 @@ class ComDefend(Defense):
         A batch is one random square of `patch` pixels per image (the whole side, if that is
         smaller). Gaussian noise of standard deviation `noise` on the code, before the sigmoid,
         drives it to 0 and 1. Loss: mean squared error + `code_weight` · mean squared code.
+        Adam's `learning_rate` is constant as in the release, or falls on ``plateaus``, to a tenth
+        after 60 % of the epochs and a hundredth after 90 %: a long training at 1e-3 can break down.
         `precision` is what the layers compute in: ``bf16`` is several times faster where the
         machine has units for it (GPUs, CPUs with AMX).
         Raises ValueError for wrong shapes, ranges or settings.
@@ -159,6 +164,7 @@ class ComDefend(Defense):
             count=len(images),
             epochs=epochs,
             batch_size=batch_size,
+            schedule=plateaus(epochs) if schedule == "plateaus" else constant,
             also=[draws],
             precision=precision,
         )

@@ -26,6 +26,7 @@ from tandem_defense.training import (
     generator,
     initialize,
     minimize,
+    plateaus,
     seeded,
 )
 
@@ -168,16 +169,12 @@ class HGD(Defense):
                 precision=precision,
             )
 
-        def plateaus(step: int, steps: int) -> tuple[float, float]:
-            over = step * epochs // steps / epochs  # the share of whole epochs
-            return (1.0 if over < 0.6 else 0.1 if over < 0.9 else 0.01), 0.9
-
         with frozen(classifier):
             self.train()
             if crop_epochs:
                 squares = torch.cat([crop(images, side, draws) for _ in range(crops)])
                 train("squares", squares, crop_epochs, constant)
-            train("HGD", images, epochs, plateaus)
+            train("HGD", images, epochs, plateaus(epochs))
         self.eval()
 
 
