@@ -230,10 +230,10 @@ def test_the_same_image_of_another_attack_is_not_restored_again(root, monkeypatc
     import photographs
 
     def attacked(attack: str) -> Chunk:
-        """BIM's and MI-FGSM's image are the same, FGSM's is another."""
+        """BIM's and DeepFool's image are the same, FGSM's is another."""
         pixels = torch.full((1, 3, 8, 8), 0.1 if attack == "fgsm" else 0.2)
         columns = {"label": np.array([1]), "linf": np.array([0.3]), "success": np.array([True])}
-        return Chunk(pixels, ("a",), columns | {"l2": np.array([float(attack == "mifgsm")])})
+        return Chunk(pixels, ("a",), columns | {"l2": np.array([float(attack == "deepfool")])})
 
     row = {"classifier": "resnet50", "defense": "tdips", "image": "a", "first_iterations": 100}
     row |= {"prediction": 7, "clean_prediction": 1, "rejected": False}
@@ -243,11 +243,11 @@ def test_the_same_image_of_another_attack_is_not_restored_again(root, monkeypatc
         + [row | {"attack": "fgsm", "iteration": 1000}, row | {"attack": "clean", "image": "b"}]
     )
     find = partial(photographs.known, "resnet50")
-    copied = find("mifgsm", "tdips", attacked, curve)
+    copied = find("deepfool", "tdips", attacked, curve)
     assert copied[["attack", "iteration", "prediction", "l2"]].values.tolist() == [
-        ["mifgsm", 1000, 1000, 1.0]
+        ["deepfool", 1000, 1000, 1.0]
     ]
-    assert find("bim", "tdips", attacked, curve[:10].assign(attack="mifgsm")) is not None
+    assert find("bim", "tdips", attacked, curve[:10].assign(attack="deepfool")) is not None
     assert find("bim", "tdips", attacked, copied) is None  # it asks for more read-outs
 
     def unattacked(attack: str) -> Chunk:
@@ -257,20 +257,19 @@ def test_the_same_image_of_another_attack_is_not_restored_again(root, monkeypatc
 
     clean = find("clean", "tdips", unattacked, curve[:10].assign(success=True))
     assert clean[["attack", "iteration", "success"]].values.tolist() == [["clean", 1000, False]]
-    assert find("mifgsm", "tdips", attacked, curve[10:]) is None  # another image
-    assert find("mifgsm", "tdips", attacked, curve.assign(defense="dip")) is None
+    assert find("deepfool", "tdips", attacked, curve[10:]) is None  # another image
+    assert find("deepfool", "tdips", attacked, curve.assign(defense="dip")) is None
 
 
 def test_the_longest_curve_comes_first(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "reproduction")
     import photographs
 
-    asked = photographs.wanted("resnet50", 0, 1, ["clean", "mifgsm", "bim"], ["dip", "tdips"])
+    asked = photographs.wanted("resnet50", 0, 1, ["clean", "deepfool", "bim"], ["dip", "tdips"])
     assert list(asked) == [
         (0, "bim", "tdips"),
         (0, "clean", "tdips"),
-        (0, "mifgsm", "tdips"),
-        (0, "mifgsm", "dip"),
+        (0, "deepfool", "tdips"),
         (0, "bim", "dip"),
     ]
 
