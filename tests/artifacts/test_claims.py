@@ -169,6 +169,11 @@ def test_on_curves_that_disagree(published):
     assert "bim: 10.0% apart at 1200" in evidence[4]
 
 
+def test_without_an_undefended_accuracy_nothing_says_that_dip_defends(published):
+    result = judged(published[published["defense"] != "none"], *GOOD)
+    assert pd.isna(result["holds"].iloc[4]) and result["holds"].iloc[5]
+
+
 def test_late_iterations_begin_at_the_tables(published):
     result = judged(published, *BAD, iterations=400)
     assert result.index[8].startswith("in late iterations (from 400)")

@@ -25,7 +25,7 @@ from tandem_defense.evaluation.statistics import images_to_decide, wilson
     ],
 )
 def test_verdict(published, low, high, expected):
-    assert findings.verdict(published, low, high, 1000) == expected
+    assert findings.verdict(published, low, high) == expected
 
 
 def width(share, n):
@@ -179,5 +179,9 @@ def test_growth_is_judged_where_all_steps_have_the_same_images(tmp_path):
     ]
     pd.DataFrame(walks).to_csv(tmp_path / "funn_rates.csv", index=False)
     here = findings.funn_ledger(tmp_path)[1].set_index("claim")
-    assert not here.loc[claim, "holds"] and "50 100.00%" in here.loc[claim, "evidence"]
+    assert pd.isna(here.loc[claim, "holds"])
+    assert (
+        "50 100.00%" in here.loc[claim, "evidence"]
+        and "nothing is left" in here.loc[claim, "evidence"]
+    )
     assert here.loc[claim.replace("L∞", "L2"), "holds"]  # 50, 100 and, with nothing left, 100 %

@@ -24,15 +24,15 @@ dip,b,dip2,200,0.99,1,10
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "tandem.csv").write_text(TANDEM)
-    (tmp_path / "autoencoder_training.csv").write_text(
-        "epochs,head_epochs,deepfool_l2\n1,5,0.5\n1,5,0.7\n3,5,0.25\n"
+    (tmp_path / "baselines.csv").write_text(
+        "setting,attack,share\na,bim,0.5\na,bim,0.7\nb,bim,0.25\n"
     )
     return tmp_path
 
 
 def test_numbers_are_medians_over_the_rows_of_a_key(folder):
-    text = "{autoencoder_training[1 | 5].deepfool_l2:.2f}, "
-    text += "{autoencoder_training[3 | 5].deepfool_l2:.0%}"
+    text = "{baselines[a | bim].share:.2f}, "
+    text += "{baselines[b | bim].share:.0%}"
     assert fill(text, folder) == "0.60, 25 %"
     assert f"{Number(6)} of {Number(0.5)}, {Number(0.125):.1%}" == "6 of 0.5, 12.5 %"
 
@@ -77,9 +77,7 @@ def test_a_curve_has_all_photographs_and_its_test_those_of_both(folder):
 
 
 def test_lines_are_as_long_as_their_numbers_make_them(folder):
-    text = (
-        "{autoencoder_training[3 | 5].deepfool_l2}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
-    )
+    text = "{baselines[b | bim].share}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
     first, second, blank, *items = fill(text, folder).split("\n")
     assert first.startswith("0.25 or so") and len(first) <= 100 and second.startswith("so")
     assert blank == "" and items == ["* one item", "* two"]

@@ -274,6 +274,7 @@ def test_schedules_are_compared_on_the_photographs_that_all_have(folder):
         for run, image, stopped, correct, seconds in (
             ("t-DIPs", "a", 0, 1, 100), ("t-DIPs", "b", 0, 0, 140), ("t-DIPs", "c", 0, 1, 900),
             ("held out", "a", 300, 1, 40), ("held out", "b", 500, 1, 60),
+            ("window", "a", 0, 1, 70), ("window", "b", 700, 1, 70),
         )
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "measured/schedules.csv", index=False)
@@ -285,4 +286,5 @@ def test_schedules_are_compared_on_the_photographs_that_all_have(folder):
     }
     assert cells["t-DIPs"] == ["1000", "–", "1 of 2", "0.500", "20.0", "120"]
     assert cells["held out"] == ["1000", "400", "2 of 2", "0.500", "20.0", "50"]
+    assert cells["window"][1] == "700 (1 of 2)"
     assert "0 % of the rows were measured on a machine without other work" in text

@@ -86,6 +86,20 @@ def test_accuracies_that_should_not_be():
     assert answers["Were random defenses averaged over enough of their draws?"] == OPEN
 
 
+@pytest.mark.parametrize(("more", "answer"), [(4, YES), (5, NO)])
+def test_one_image_more_at_a_larger_bound_is_chance(more, answer):
+    """4/50 − 3/50 is above 1/50 in floating point."""
+    parts = [rows(["c" * 50], "clean", 0.0), rows(["c" * 3 + "w" * 47], "bpda", 0.1)]
+    answers, _ = run(*parts, rows(["c" * more + "w" * (50 - more)], "bpda", 0.5))
+    assert answers["Does accuracy never rise with the bound?"] == answer
+
+
+def test_every_defense_needs_an_attack_without_gradients():
+    answers, evidence = run(*[part for i, part in enumerate(good()) if i != 3])
+    question = "Was one tried who needs no gradient, and is he no stronger?"
+    assert answers[question] == NO and evidence[question] == "resnet50, none: without one"
+
+
 def test_a_bound_too_small_for_zero():
     parts = [rows([ALL], "clean", 0.0), rows(["cw" * 60], "oblivious", aware=True)]
     answers, evidence = run(*parts)

@@ -23,6 +23,7 @@ with extra("pipeline"):
     import pandas as pd
 
 WIDE = 0.25  # of an interval that decides nothing
+IMAGES = 1000  # that a published share is of, in both papers
 # reproduction/tandem.py's runs that are the paper's t-DIPs and DIP alone, on images under BIM.
 RUNS = {"tandem": ("tdips", 100), "dip": ("dip", 0)}
 AVERAGE, LAST = "0.99", 1000
@@ -35,17 +36,17 @@ HEAD = ["cells or claim", "in print", "measured", "verdict", "what would decide"
 Row = tuple[str, str, str, str, str]
 
 
-def verdict(published: float, low: float, high: float, n: int) -> str:
+def verdict(published: float, low: float, high: float) -> str:
     """Whether a published share agrees with a measured interval.
 
     ``undecided``: it does, but the interval is wider than ``WIDE``, where nearly anything would;
-    ``reproduced``: it lies inside; ``nearly``: the interval that a share of `n` images has by
-    itself (Wilson, 95 %) overlaps the measured one; ``contradicted``: not even that; empty where
-    nothing was published or measured.
+    ``reproduced``: it lies inside; ``nearly``: its own interval (Wilson, 95 %), of the paper's
+    ``IMAGES``, overlaps the measured one; ``contradicted``: not even that; empty where nothing was
+    published or measured.
     """
     if pd.isna(published) or pd.isna(low):
         return ""
-    least, most = wilson(round(published * n), n)
+    least, most = wilson(round(published * IMAGES), IMAGES)
     if most < low or high < least:
         return "contradicted"
     if high - low > WIDE:
@@ -99,7 +100,7 @@ def _range(shares: pd.Series) -> str:
 
 def _cells(name: str, cells: pd.DataFrame, decides: str) -> Row:
     """A row for some cells: columns published, share, low, high, n (NA: not measured)."""
-    words = [verdict(c.published, c.low, c.high, c.n) or "not measured" for c in cells.itertuples()]
+    words = [verdict(c.published, c.low, c.high) or "not measured" for c in cells.itertuples()]
     many = Counter(words)
     text = ", ".join(f"{many[word]} {word}" for word in VERDICTS if many[word])
     open_ = [c for c, word in zip(cells.itertuples(), words) if word == "undecided"]
@@ -180,8 +181,8 @@ def funn_ledger(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         ledgers.append(funn.judge(cells, growing=growing))
     here = printed.set_index("claim").assign(holds=pd.NA, evidence=funn.NOTHING[1])
     for ledger in reversed(ledgers):
-        judged = ledger[ledger["holds"].notna()].set_index("claim")
-        here.update(judged[["holds", "evidence"]])
+        judged = ledger[ledger["evidence"] != funn.NOTHING[1]].set_index("claim")
+        here.loc[judged.index, ["holds", "evidence"]] = judged[["holds", "evidence"]]
     return printed, here.reset_index()
 
 
@@ -223,6 +224,11 @@ def _training(measures) -> funn.Training | None:
     return funn.Training(*(measures.get_group(name)["value"].median() for name in names))
 
 
+def evidence(judged) -> str:
+    """A claim's evidence on FUNN; "–" where there is none."""
+    return "–" if judged.evidence == funn.NOTHING[1] else judged.evidence
+
+
 def named(evidence: str, config: Mapping) -> str:
     """A claim's evidence on FUNN, with the attacks' labels in place of their names."""
     attacks = _labels(config, config["tables"]["table2"]["experiment"], "attacks")
@@ -234,9 +240,10 @@ def named(evidence: str, config: Mapping) -> str:
 def _funn_claims(folder: Path, config: Mapping, decides: str) -> list[Row]:
     rows = []
     for theirs, ours in zip(*(ledger.itertuples() for ledger in funn_ledger(folder)), strict=True):
+        texts = [named(evidence(judged), config) for judged in (theirs, ours)]
         word = _word(theirs.holds, ours.holds)
-        texts = ["–" if pd.isna(judged.holds) else judged.evidence for judged in (theirs, ours)]
-        texts = [named(text, config) for text in texts]
+        if pd.isna(ours.holds) and texts[1] != "–":
+            word = "undecided"
         open_ = decides and word == "not measured"
         rows.append((theirs.claim, *texts, word, decides if open_ else "–"))
     return rows

@@ -25,7 +25,7 @@ def table2(file: Path, why: dict, config: dict) -> str:
     """FUNN's Table 2, a line per model and attack."""
     labels, rows = labels_of(config, config["tables"]["table2"]["experiment"]), []
     for row in pd.read_csv(file).itertuples():
-        agrees = verdict(row.published_success_rate, row.low, row.high, row.n)
+        agrees = verdict(row.published_success_rate, row.low, row.high)
         rows.append(
             (
                 labels.get(row.model, row.model),
@@ -175,9 +175,8 @@ def funn_claims(file: Path, why: dict, config: dict) -> str:
     for theirs, ours in zip(*ledgers, strict=True):
         cells = [theirs.claim]
         for judged in (theirs, ours):
-            known = pd.notna(judged.holds)
-            evidence = findings.named(judged.evidence, config) if known else "–"
-            cells += [evidence, words[bool(judged.holds)] if known else "–"]
+            cells.append(findings.named(findings.evidence(judged), config))
+            cells.append("–" if pd.isna(judged.holds) else words[bool(judged.holds)])
         lines.append(cells)
     return as_table(["claim", "published", "holds", "measured", "holds"], lines, 5)
 
@@ -202,28 +201,3 @@ def references(file: Path, why: dict, config: dict) -> str:
     norms = {"none": "clean", "linf": "L∞", "l2": "L2"}
     titles = [norms[norm] + (f" {epsilon:g}" if epsilon else "") for norm, epsilon in heads]
     return as_table(["model", *titles], rows, 1)
-
-
-def autoencoder_training(file: Path, why: dict, config: dict) -> str:
-    """What becomes of the baseline as it trains on."""
-    rows = [
-        (
-            row.widths,
-            row.initial_weights,
-            row.epochs,
-            row.head_epochs,
-            as_percent(row.accuracy),
-            f"{row.deepfool_l2:.2f}",
-            as_percent(row.fgsm_success),
-        )
-        for row in pd.read_csv(file).itertuples()
-    ]
-    head = [
-        "widths",
-        "initial weights",
-        "epochs",
-        "of the head",
-        "accuracy, %",
-        "DeepFool's mean L2",
-    ]
-    return as_table([*head, "FGSM ε = 0.005, success, %"], rows, 2)

@@ -161,8 +161,9 @@ class FUNNClaims(Success):
         for row in table.itertuples():
             line = rows.setdefault(row.claim, [marks.text(row.claim), *["–"] * 4])
             at = 1 if row.numbers == "published" else 3
-            if pd.notna(row.holds):
-                line[at : at + 2] = [marks.text(row.evidence), words[bool(row.holds)]]
+            if row.evidence != NOTHING[1]:
+                answer = "–" if pd.isna(row.holds) else words[bool(row.holds)]
+                line[at : at + 2] = [marks.text(row.evidence), answer]
         caption = (
             f"{sheet.dataset}: the paper's claims, judged on its own numbers and on the measured"
             " ones; oblivious attacker."
@@ -189,13 +190,17 @@ def _all(cells: Cells, keys: list, holds) -> Verdict:
 
 
 def _grows(cells: Cells, keys: list) -> Verdict:
-    """Each success rate is above the one before, or that one has left nothing."""
+    """Each success rate is above the one before, or that one has left nothing.
+
+    Nothing to judge by where the first has left nothing already.
+    """
     known = _known(cells, keys)
     if len(known) < len(keys):
         return NOTHING
     shares = [cell.rate for cell in known.values()]
-    grows = all(a < b or a == b == 1 for a, b in zip(shares, shares[1:]))
-    return shares[0] < 1 and grows, _text(known)
+    if shares[0] == 1:
+        return None, f"{_text(known)}: nothing is left to fool"
+    return all(a < b or a == b == 1 for a, b in zip(shares, shares[1:])), _text(known)
 
 
 def _alike(cells: Cells) -> Verdict:

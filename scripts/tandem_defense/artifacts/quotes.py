@@ -20,10 +20,10 @@ with extra("pipeline"):
 THREATENED = ["classifier", "defense", "threat", "epsilon"]
 # The columns that a row is called by.
 KEYS = {
-    "table1": ["defense", "attack"],
+    "table1": ["classifier", "defense", "attack"],
+    "table1_comparisons": ["classifier", "defense_a", "defense_b", "attack"],
     "table2": ["model", "attack"],
     "attack_semantics": ["classifier", "output", "attack"],
-    "autoencoder_training": ["epochs", "head_epochs"],
     "baselines": ["setting", "attack"],
     "funn": ["setting", "measure"],
     **dict.fromkeys(["table3", "table3_mnist", "table3_restored", "table3_patches"], THREATENED),

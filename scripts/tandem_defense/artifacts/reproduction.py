@@ -26,7 +26,7 @@ by hand, in `reproduction/reasons.toml`; their numbers are the files'. Every cel
 tried, is [in detail](reproduction_details.md).
 
 *Reproduced*: the published share lies within the measured interval (95 %; over several seeds the
-range). *Nearly*: its own 95 % interval, with as many images, overlaps the measured one.
+range). *Nearly*: its own 95 % interval, of the paper's 1000 images, overlaps the measured one.
 *Contradicted*: not even that. *Undecided*: they agree, but the measured interval is more than
 {wide:.0f} points wide, or paired tests do not tell. A comparison is decided by so many images that
 four experiments of five tell the two published accuracies apart
@@ -174,10 +174,6 @@ SECTIONS = {
     "attack_semantics.csv": (
         "Whether another reading of the attacks explains Table 2",
         funn_cells.attack_semantics,
-    ),
-    "autoencoder_training.csv": (
-        "How the classic autoencoder's training decides Table 2",
-        funn_cells.autoencoder_training,
     ),
     "table1.csv": ("t-DIPs, Table 1, on photographs", tdips_cells.table1),
     "table1_comparisons.csv": (

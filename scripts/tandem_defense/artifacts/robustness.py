@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from tandem_defense.artifacts.base import Inputs, Sheet, Table
-from tandem_defense.artifacts.printing import Grid, Marks, counts, interval_of, number
+from tandem_defense.artifacts.printing import Grid, Marks, counts, number
 from tandem_defense.evaluation.threats import CLEAN, SIGNS, WORST, robustness
 from tandem_defense.extras import extra
 from tandem_defense.settings import Epsilon
@@ -72,7 +72,8 @@ class Robustness(Table):
         text = (
             f"{sheet.dataset}, n = {counts(table['n'])}, L∞ ε = {255 * self.epsilon:.3g}/255:"
             f" accuracy in % over all images, of random defenses {judged};"
-            f" {interval_of(1)} in the CSV. Bold: worst case per image over all threats."
+            " 95 % intervals (over several run seeds the range) in the CSV. Bold: worst case per"
+            " image over all threats."
         )
         if listed:
             text += (

@@ -9,10 +9,10 @@ with extra("pipeline"):
 def compare(table: pd.DataFrame) -> pd.DataFrame:
     """What each run came to, a row per attack, run and number of steps (the index).
 
-    Columns: images; taken, where a stopping rule took its results (median; nan: it stopped none);
-    correct; probability, of the true class (mean); psnr, to the clean image (mean); seconds, of a
-    core (median). Only photographs that all runs have under an attack, so that its rows are of the
-    same; an attack that has none is left out.
+    Columns: images; stopped, by a stopping rule, and where it took their results (taken, median;
+    nan: it stopped none); correct; probability, of the true class (mean); psnr, to the clean image
+    (mean); seconds, of a core (median). Only photographs that all runs have under an attack, so
+    that its rows are of the same; an attack that has none is left out.
 
     table : rows of schedules.csv
     """
@@ -25,6 +25,7 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     return shared.groupby(["attack", "run", "steps"], sort=False).agg(
         images=("image", "nunique"),
         taken=("stopped", "median"),
+        stopped=("stopped", "count"),
         correct=("correct", "sum"),
         probability=("probability", "mean"),
         psnr=("psnr_clean", "mean"),

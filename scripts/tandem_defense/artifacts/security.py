@@ -71,10 +71,11 @@ class Security(Figure):
                 handles, labels, loc="outside upper center", ncol=4, frameon=False, handlelength=3.2
             )
             blind = self._blind(points).any()
+            interval = interval_of(inputs.threats["seed"].nunique())
             note = (
                 f"{sheet.classifiers[self.classifier]}, n = {counts(points['n'])} images of"
-                f" {sheet.dataset}; {interval_of(1)}; every curve is an upper bound, see the signs"
-                " in Table 3"
+                f" {sheet.dataset}; {interval}; every curve is an upper bound, see the signs in"
+                " Table 3"
             )
             if blind:
                 note += "; hollow: no attacker knew of the defense"

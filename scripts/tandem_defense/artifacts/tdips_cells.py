@@ -21,7 +21,7 @@ def table1(file: Path, why: dict, config: dict) -> str:
     """t-DIPs' Table 1, a line per classifier, defense and attack."""
     labels, rows = labels_of(config, config["tables"]["table1"]["experiment"]), []
     for row in pd.read_csv(file).itertuples():
-        agrees = verdict(row.published, row.low, row.high, row.n)
+        agrees = verdict(row.published, row.low, row.high)
         rows.append(
             (
                 labels.get(row.classifier, row.classifier),
@@ -202,6 +202,14 @@ SCHEDULES = ["run", "steps", "taken at, median", "correct", "probability of the 
 SCHEDULES += ["PSNR to the clean image, dB", "core-seconds, median"]
 
 
+def _taken(cell: pd.Series) -> str:
+    """Where a rule stopped, and how many of the images if not all."""
+    if pd.isna(cell.taken):
+        return "–"
+    some = "" if cell.stopped == cell.images else f" ({cell.stopped:.0f} of {cell.images:.0f})"
+    return f"{cell.taken:.0f}{some}"
+
+
 def schedules(file: Path, why: dict, config: dict) -> str:
     """What the schedules of schedules.py cost in accuracy and in time, a table per attack."""
     table = pd.read_csv(file)
@@ -209,7 +217,7 @@ def schedules(file: Path, why: dict, config: dict) -> str:
     for attack, cells in schedule.compare(table).groupby(level="attack", sort=False):
         lines = [
             [
-                *(run, f"{steps:.0f}", "–" if pd.isna(cell.taken) else f"{cell.taken:.0f}"),
+                *(run, f"{steps:.0f}", _taken(cell)),
                 *(f"{cell.correct:.0f} of {cell.images:.0f}", f"{cell.probability:.3f}"),
                 *(f"{cell.psnr:.1f}", f"{cell.seconds:.0f}"),
             ]

@@ -123,7 +123,7 @@ def falls_with_epsilon(run: Run) -> Answer:
     def rises(cells, rows):
         for threat, same in cells[~cells["threat"].isin([CLEAN, WORST])].groupby("threat"):
             values = same.sort_values("epsilon")
-            more = values["accuracy"].diff() > 1 / values["n"]
+            more = values["accuracy"].diff() * values["n"] > 1 + 1e-6
             if more.any() and rows.loc[rows["threat"] == threat, "samples"].max():
                 return f"{threat} leaves more at {values.loc[more, 'epsilon'].iloc[0]:.3g}"
         return ""
@@ -148,12 +148,18 @@ def sign(name: str, good: str) -> Callable[[Run], Answer]:
 
 def without_gradients(run: Run) -> Answer:
     """No without such a threat, or where it leaves less than one with gradients."""
-    blind = run.rows[~run.rows["gradients"] & (run.rows["samples"] > 0)]
-    if blind.empty:
+    blind = ~run.rows["gradients"] & (run.rows["samples"] > 0)
+    if not blind.any():
         return NO, "no threat without gradients"
-    names = blind["threat"].unique()
-    answer, why = sign("query_better", f"{', '.join(names)} reached no less")(run)
-    return answer, why
+
+    def lacks(cells, rows):
+        better = cells["signs"].map(lambda signs: "query_better" in signs)
+        if not blind[rows.index].any():
+            return "without one"
+        return ", ".join(dict.fromkeys(cells.loc[better & (cells["threat"] != WORST), "threat"]))
+
+    names = run.rows.loc[blind, "threat"].unique()
+    return run.judged(lacks, f"{', '.join(names)} reached no less")
 
 
 def averaged(run: Run) -> Answer:
