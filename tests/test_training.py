@@ -134,6 +134,20 @@ def test_no_batch_is_one_image_by_itself(count, sizes):
         )
 
 
+def test_adam_trains_all_of_a_slice():
+    """Its rows have gaps in memory."""
+    whole, x = random(6, 4), random(5, 6)
+    ours, plain = nn.Parameter(whole[:, :3]), nn.Parameter(whole[:, :3].clone())
+    adam, reference = Adam([ours]), torch.optim.Adam([plain], 1e-2)
+    for _ in range(3):
+        (x @ ours).square().sum().backward()
+        adam.step(1e-2)
+        reference.zero_grad()
+        (x @ plain).square().sum().backward()
+        reference.step()
+    assert torch.allclose(ours, plain, atol=1e-6)
+
+
 def test_a_parameter_without_a_gradient_stays():
     used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     adam = Adam([unused, used])

@@ -9,7 +9,8 @@ from torch import Tensor
 class Adam:
     """Adam with PyTorch's defaults for β₂ and ε.
 
-    Gradients that the parameters have already are forgotten.
+    Gradients that the parameters have already are forgotten. Parameters with gaps in memory, e.g.
+    a slice of another tensor, are given memory of their own.
 
     torch.optim's first step imports its compiler, which takes longer than a short run's fits, and
     its default on a CPU is an operation per parameter and line of the formula.
@@ -18,6 +19,9 @@ class Adam:
     def __init__(self, parameters: Iterable[Tensor]):
         self.parameters = list(parameters)
         self.forget()
+        for p in self.parameters:
+            if not torch.ops.aten.is_non_overlapping_and_dense(p):
+                p.data = p.data.contiguous()  # the kernel goes through memory, not along strides
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device

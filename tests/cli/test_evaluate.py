@@ -240,6 +240,7 @@ def test_a_trained_defense(study, capsys):
         (["--count", "13"], "pictures has 12 pictures, --count is 13"),
         (["--device", "tpu9"], "tpu9"),
         (["-o", "absent/table.csv"], "absent is not a folder"),
+        (["-o", "pictures"], "--output pictures is a folder; expected a file .*pictures/table.csv"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_computed(study, capsys, wrong, why):

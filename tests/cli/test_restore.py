@@ -67,6 +67,16 @@ def test_modes_and_odd_sizes(tmp_path, mode, capsys):
     assert f"in.png -> {out}" in said
 
 
+@pytest.mark.parametrize("size", [(28, 28), (2, 100), (48, 64), (200, 20)])
+def test_a_small_picture_is_padded(tmp_path, size):
+    picture(tmp_path / "in.png", size=size)
+    picture(tmp_path / "other.png")
+    assert restore(tmp_path, "-o", tmp_path / "out") == 0
+    with Image.open(tmp_path / "out/in.png") as restored:
+        assert restored.size == size
+    assert (tmp_path / "out/other.png").exists()
+
+
 def test_the_seed_decides(tmp_path):
     picture(tmp_path / "in.png")
     for name, seed in {"a": "0", "b": "0", "c": "1"}.items():

@@ -22,6 +22,10 @@ def test_comdefend_code_is_binary(test_noise):
     assert output.shape == images.shape and output.min() >= 0 and output.max() <= 1
 
 
+def test_comdefend_of_no_images():
+    assert ComDefend(test_noise=1, **SMALL)(random(0, 1, 8, 8)).shape == (0, 1, 8, 8)
+
+
 def test_comdefend_rounds_the_linear_code():
     images = random(2, 1, 10, 10)
     model = ComDefend(test_noise=0, **SMALL)

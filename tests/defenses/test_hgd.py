@@ -100,6 +100,14 @@ def test_hgd_attacks_fill_their_sizes(digits, net):
     assert cross_entropy(net(images), answers) < min(losses) and losses[0] <= losses[-1] * 1.001
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_hgd_attacks_few_images_too(net, count):
+    """One each for the first of four numbers of steps."""
+    images = random(count, 1, 16, 16)
+    attacked = attack_all(net, images, 0.1, 0, 2).float() / 255
+    assert ((attacked - images).abs().flatten(1).amax(1) > 0.002).all()
+
+
 def test_hgd_attacks_its_images_once(digits, net):
     """All of them, within their sizes, 8-bit, whatever the batch size."""
     images = digits[0][:30]

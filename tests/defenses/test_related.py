@@ -70,6 +70,11 @@ def test_what_has_no_gradient_says_so(defense, images):
         defense(images.clone().requires_grad_()).sum().backward()
 
 
+@pytest.mark.parametrize("defense", ALL, ids=lambda d: type(d).__name__)
+def test_no_images_stay_none(defense, images):
+    assert defense(images[:0]).shape == images[:0].shape
+
+
 def test_settings_are_checked():
     check_settings(TotalVariation, {"weight": 0})
     with pytest.raises(ValueError, match="larger"):

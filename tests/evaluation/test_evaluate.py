@@ -112,6 +112,42 @@ def test_a_defense_gets_the_same_ids_for_clean_and_attacked_images(images):
     assert seen == [tuple("abcd")] * 2
 
 
+class Overwriting(Refusing):
+    """Works in place, and refuses by what it is given."""
+
+    def forward(self, images, ids=None):
+        return images.mul_(0.5)
+
+
+def test_what_works_in_place_changes_nothing_for_others(images):
+    def halve(x, ids):
+        return x.mul_(0.5)
+
+    before = images.clone()
+    given = {"function": halve, "defense": Overwriting(), "jpeg": JPEG()}
+    table = tandem_defense.evaluate(Bright(), images, torch.tensor([0, 0, 1, 1]), defenses=given)
+    found = dict(zip(table["defense"], table["correct"], strict=True))
+    assert found == {"none": 4, "function": 2, "defense": 2, "jpeg": 4}
+    rejected = dict(zip(table["defense"], table["rejected"], strict=True))
+    assert rejected["defense"] == 2 and torch.equal(images, before)
+
+
+class Shifting(Bright):
+    """A classifier that works in place."""
+
+    def forward(self, images):
+        return super().forward(images.sub_(0.05))
+
+
+def test_a_classifier_that_works_in_place(images):
+    labels, before = torch.tensor([0, 0, 0, 1]), images.clone()
+    table = tandem_defense.evaluate(Shifting(), images, labels, defenses=[JPEG()])
+    assert table["correct"].tolist() == [4, 4] and torch.equal(images, before)
+    with pytest.raises(ValueError, match="changes the images that it is given"):
+        tandem_defense.evaluate(Shifting(), images, labels, attacks={"fgsm": STRONG})
+    assert torch.equal(images, before)
+
+
 def test_defenses_of_other_kinds(images):
     """Any module, a function of images and ids, and one that is made here."""
     given = {"half": lambda x, ids: x / 2, "module": nn.Identity(), "jpeg": JPEG()}

@@ -181,6 +181,12 @@ def test_the_toolbox_sees_the_same_logits_and_gradients(defense, estimator, net,
     assert found.dtype == np.float32
 
 
+def test_an_attack_leaves_no_gradients_in_the_defense(estimator, images):
+    defense = HGD(**SMALL_HGD)
+    estimator(defense).loss_gradient(images.numpy(), np.eye(3)[[0, 1, 2]])
+    assert all(parameter.grad is None for parameter in defense.parameters())
+
+
 def test_the_toolbox_is_told_that_a_gradient_is_missing(estimator, images):
     with pytest.raises(RuntimeError, match="JPEG has no gradient"):
         estimator(JPEG()).loss_gradient(images.numpy(), np.eye(3))

@@ -9,7 +9,8 @@ from trainings import digits as load
 
 from tandem_defense.attacks import base
 from tandem_defense.attacks.black_box import Noise, Square
-from tandem_defense.attacks.iterative import PGD
+from tandem_defense.attacks.gradient import FGSM
+from tandem_defense.attacks.iterative import BIM, PGD
 from tandem_defense.attacks.pgd_l2 import PGDL2
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.defenses.base import Defense, NoDefense, names_of
@@ -182,6 +183,71 @@ def test_the_attacker_draws_as_he_may_and_batch_mates_do_not_matter(net, test_im
     other = BPDA(iterations=2, samples=2, knows_seeds=not knows)
     changed = other(attack, net, dip, images[:3], labels[:3], ids=IDS[:3]).images
     assert not torch.equal(whole, changed)
+
+
+@pytest.mark.parametrize(
+    "attack", [BIM(epsilon=EPSILON), FGSM(epsilon=EPSILON)], ids=["bim", "fgsm"]
+)
+@pytest.mark.parametrize("knows", [False, True])
+def test_attacks_that_stop_see_no_batch_mates_either(net, test_images, attack, knows):
+    """Neither in their candidates nor in what is seen of them; one image is misclassified."""
+    images, labels = (part[:8] for part in test_images)
+    labels = torch.cat([labels[:7], (net.predict(images[7:]) + 1) % 10])
+    threat = Exact(knows_seeds=knows)
+    for defense in (Noisy(), Quantized()):
+        whole = threat(attack, net, defense, images, labels, ids=IDS[:8])
+        for i in range(8):
+            part = slice(i, i + 1)
+            alone = threat(attack, net, defense, images[part], labels[part], ids=IDS[part])
+            for name, values in vars(alone).items():
+                assert torch.equal(getattr(whole, name)[part], values), name
+    assert whole.zero_gradient[:7].any()  # rounding has none
+
+
+def test_many_candidates_for_one_image_are_its_own_to_who_knows_the_seeds(net, test_images):
+    """A minimal FGSM tries twenty sizes at a time: each is the image that will be judged."""
+    images, labels = (part[:1] for part in test_images)
+    defense = Noisy()
+    shown = Drawing(Through(net, defense), defense, 3, "evaluation", 1, ["i0"])
+    many = shown(images.repeat(20, 1, 1, 1))
+    defense.seed = judged_with(3, 0)
+    assert torch.allclose(many, net(defense(images, ["i0"])).expand(20, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_is_named_by_its_content(dtype):
+    images = torch.rand(3, 1, 4, 4).to(dtype)
+    names = names_of(images, None)
+    assert len(set(names)) == 3 and names == names_of(images.clone(), None)
+    assert names_of(images[1:, :, :, ::2], None) == names_of(images[1:, :, :, ::2].clone(), None)
+
+
+def test_what_is_attacked_is_left_as_it_was(test_images):
+    images, labels = test_images
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(256, 10))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    defense = Noisy()
+    defense.seed = 5
+    for threat in (Oblivious(), Surrogate(stand_in="autoencoder", pairs=4, epochs=1)):
+        threat.prepare(defense, images, IDS, 0)
+        threat(PGD_, net, defense, images, labels, ids=IDS)
+    assert net.training and defense.seed == 5
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("attack", [PGD_, BIM(epsilon=EPSILON)], ids=["pgd", "bim"])
+def test_no_images_are_no_candidates(net, test_images, attack):
+    images, labels = (part[:0] for part in test_images)
+    found = Exact()(attack, net, AverageBlur(), images, labels)
+    assert found.images.shape == images.shape and found.deceived.shape == (0,)
+
+
+def test_labels_of_another_number_are_refused(net, test_images):
+    images, labels = test_images
+    for attack in (PGD_, BIM(epsilon=EPSILON)):
+        for wrong in (labels[:3], labels.repeat(2), labels.tolist()):
+            with pytest.raises(ValueError, match="one class per image"):
+                Oblivious()(attack, net, NoDefense(), images, wrong)
 
 
 def test_what_low_frequencies_are(net, test_images):

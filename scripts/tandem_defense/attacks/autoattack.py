@@ -33,7 +33,7 @@ class AutoAttack(Attack):
         that answer differently every time.
     clip: see :class:`Attack`.
 
-    Raises ValueError for fewer than four classes, which its second loss needs.
+    Raises ValueError for fewer than four classes, which its second loss needs, and for float64.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -43,6 +43,8 @@ class AutoAttack(Attack):
     LEAST_CLASSES = 4  # which its second loss compares
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
+        if images.dtype != torch.float32:
+            raise ValueError(f"AutoAttack works on torch.float32 images, got {images.dtype}")
         classes = model(images[:1]).shape[1]
         if classes < self.LEAST_CLASSES:
             raise ValueError(

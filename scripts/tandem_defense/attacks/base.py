@@ -80,16 +80,26 @@ class Attack(Settings):
             generator of its own, seeded with ``seeds[i]`` (absent: i)
 
         The classifier is attacked in eval mode, on its own device, and left as it was; the result
-        is on the images' device.
+        is on the images' device. Raises ValueError for images, labels, seeds or a classifier that
+        cannot be used.
         """
         check_images(images)
         seeds = check_seeds(seeds, len(images))
         home, device = images.device, device_of(classifier, images)
-        x = images.detach().to(device)
+        if device.type == "mps":
+            raise ValueError(
+                "expected a CPU or CUDA device, got mps: attacks search in float64, which it lacks"
+            )
+        x = images.detach().to(device, copy=True)
         with untouched(classifier), torch.enable_grad():
             model = PyTorchModel(classifier, bounds=(0, 1), device=device)
             y = check_labels(labels, x, model).to(device)
             clean = predict(model, x)
+            if not torch.equal(x, images.to(device)):
+                raise ValueError(
+                    "the classifier changes the images that it is given; it has to work on a copy,"
+                    " e.g. normalize without inplace=True"
+                )
             todo = (clean == y).nonzero().squeeze(1)
             attacked, prediction = x.clone(), clean.clone()
             clipped = torch.zeros_like(y, dtype=torch.bool)
@@ -276,7 +286,7 @@ def check_labels(labels: Tensor, images: Tensor, model: Callable) -> Tensor:
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise ValueError(f"labels are {labels.dtype}, expected whole numbers; use labels.long()")
     if len(labels):
-        logits = logits_of(model, images[:1])
+        logits = logits_of(model, images[:1].clone())
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(
                 f"the classifier answers one image with {tuple(logits.shape)}, expected logits "

@@ -127,7 +127,7 @@ class LocalSearch(Attack):
             tried = x[a]  # (k, C, HW)
             tried[one, :, pixel] = self.p * tried[one, :, pixel].sign()
             logits = logits_of(model, (tried + 0.5).view(-1, *shape))
-            scores[a, b] = logits.softmax(1)[one, labels[a]]
+            scores[a, b] = logits.softmax(1)[one, labels[a]].to(scores)
         return scores
 
     def _choose(self, scores: Tensor, drawn: Tensor, valid: Tensor, moved: Tensor) -> Tensor:

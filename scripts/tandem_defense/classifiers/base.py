@@ -31,7 +31,10 @@ class Classifier(Settings, nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int = 64) -> Tensor:
-        """Predicted classes, (B,) int64 on the CPU; `images` may live on another device."""
+        """Predicted classes, (B,) int64 on the CPU; `images` may live on another device.
+
+        They stay as they are, also where the network works in place.
+        """
         device = next(self.parameters()).device
         batches = images.split(batch_size) if len(images) else [images]
-        return torch.cat([self(b.to(device)).argmax(1).cpu() for b in batches])
+        return torch.cat([self(b.to(device, copy=True)).argmax(1).cpu() for b in batches])

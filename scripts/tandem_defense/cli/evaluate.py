@@ -99,6 +99,11 @@ def run(options: argparse.Namespace) -> None:
     """Check, load, train what is to be trained, evaluate, print and write the table."""
     if options.output:
         check_folder(options.output.parent)
+        if options.output.is_dir():
+            raise ValueError(
+                f"--output {options.output} is a folder; expected a file for the table, e.g."
+                f" {options.output / 'table.csv'}"
+            )
     for name, texts in (("--attacks", options.attacks), ("--defenses", options.defenses)):
         for text, times in Counter(texts).items():
             if times > 1:
@@ -138,6 +143,8 @@ def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "p
     from tandem_defense.pipeline.entries import load, to_tensor
 
     processor = device.prepare(options.threads or device.cpus(), options.device)
+    if attacks and processor.type == "mps":
+        raise ValueError("--attacks need float64, which mps lacks: expected --device cpu")
     attacks = {text: build(attack, options.seed) for text, attack in attacks.items()}
     defenses = {
         text: load(defense, defense["weights"], processor, options.seed)

@@ -12,7 +12,7 @@ from tandem_defense.cli.arguments import Running
 from tandem_defense.cli.jobs import Job
 from tandem_defense.cli.pictures import Picture
 from tandem_defense.cli.progress import Progress, duration
-from tandem_defense.defenses.dip import TandemDIP, as_rgb
+from tandem_defense.defenses.dip import SMALLEST, TandemDIP, as_rgb
 from tandem_defense.device import free_memory
 from tandem_defense.restoration import cost
 from tandem_defense.restoration.reference import Task
@@ -91,7 +91,7 @@ def _memory(defense: TandemDIP, batches: Sequence[Sequence[Job]], device: torch.
     """
     free, most, threads = free_memory(device), 0, torch.get_num_threads()
     for batch in batches:
-        height, width = batch[0].shape[1:]
+        height, width = (max(SMALLEST, n) for n in batch[0].shape[1:])  # the defense pads to it
         needed = max(cost.memory(prior, height, width, device) for prior in defense.priors())
         images = COPIES * 3 * 4 * _pixels(batch)
         if free is not None and needed + images > free:

@@ -97,8 +97,8 @@ def names_of(images: Tensor, ids: Sequence[str] | None) -> list[str]:
     with another draw: pass ids to hold it fixed. Raises ValueError for another number of ids.
     """
     if ids is None:
-        content = (image.detach().cpu().contiguous().numpy().tobytes() for image in images)
-        return [sha256(part).hexdigest() for part in content]
+        flat = (image.detach().cpu().contiguous().flatten() for image in images)
+        return [sha256(pixels.view(torch.uint8).numpy()).hexdigest() for pixels in flat]
     if len(ids) != len(images):
         raise ValueError(
             f"there are {len(ids)} ids for {len(images)} images, expected one each: pass the ids of"

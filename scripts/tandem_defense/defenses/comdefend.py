@@ -77,9 +77,10 @@ class ComDefend(Defense):
         names = names_of(images, ids)
         linear = self.compress(images - 0.5)
         if self.test_noise:
-            linear = linear - self.test_noise * torch.stack(
-                [self.noise(linear[0].shape, name) for name in names]
-            ).to(linear)
+            noise = torch.zeros(linear.shape)
+            for i, name in enumerate(names):
+                noise[i] = self.noise(linear.shape[1:], name)
+            linear = linear - self.test_noise * noise.to(linear)
         soft = torch.sigmoid(linear)
         return (soft > 0.5).to(soft) + (soft - soft.detach())
 

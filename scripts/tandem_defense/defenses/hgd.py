@@ -193,7 +193,8 @@ def attack_all(
     batches = [
         (steps, batch)
         for i, steps in enumerate(STEPS)
-        for batch in torch.arange(i, len(images), len(STEPS)).split(batch_size)
+        for batch in torch.arange(len(images))[i :: len(STEPS)].split(batch_size)
+        if len(batch)
     ]
     part = checkpoint.part("attacked", {"images": attacked}, done=0).resume()
     at = part.progress["done"]

@@ -50,7 +50,7 @@ class RandomResizePad(Defense):
             margins = (left, square[1] - size[1] - left, top, square[0] - size[0] - top)
             x = functional.pad(x, margins)
             made.append(functional.interpolate(x, side, mode="bilinear", antialias=True))
-        return torch.cat(made)
+        return torch.cat(made) if made else images
 
 
 class TensorShield(Defense):
@@ -74,7 +74,7 @@ class TensorShield(Defense):
             array = image.double().cpu().numpy()
             parts = tucker(array, rank=[len(image), *ranks], init="svd", n_iter_max=20)
             made.append(torch.from_numpy(tensorly.tucker_to_tensor(parts)).to(images))
-        return torch.stack(made).clamp(0, 1)
+        return torch.stack(made).clamp(0, 1) if made else images
 
 
 class TotalVariation(Defense):
@@ -96,4 +96,5 @@ class TotalVariation(Defense):
             )
             for image in images
         ]
-        return torch.stack([torch.from_numpy(x).to(images) for x in made]).clamp(0, 1)
+        made = [torch.from_numpy(x).to(images) for x in made]
+        return torch.stack(made).clamp(0, 1) if made else images

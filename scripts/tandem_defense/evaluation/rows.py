@@ -61,13 +61,16 @@ def answers(
     defense : a Defense; any other module, which gets the images; or a function, which gets the
         images and their ids
 
+    Both may work in place: they get copies.
+
     Raises ValueError where the defended images have another shape than the images.
     """
     classes, refused = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     for start in range(0, len(images), batch):
         x, names = images[start : start + batch].to(device), ids[start : start + batch]
         plain = isinstance(defense, nn.Module) and not isinstance(defense, Defense)
-        defended = defense(x) if plain else defense(x, names)
+        given = x.clone()  # a defense, or a classifier behind none, may work in place
+        defended = defense(given) if plain else defense(given, names)
         if defended.shape != x.shape:
             raise ValueError(
                 f"{defense} made {tuple(defended.shape)} of images {tuple(x.shape)}, expected the"
@@ -75,7 +78,7 @@ def answers(
             )
         classes.append(classifier(defended).argmax(1).cpu().numpy())
         if isinstance(defense, Defense):
-            refused.append(defense.rejects(x).cpu().numpy())
+            refused.append(defense.rejects(x.clone()).cpu().numpy())
         else:
             refused.append(np.zeros(len(x), bool))
     return np.concatenate(classes), np.concatenate(refused)

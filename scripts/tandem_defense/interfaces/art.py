@@ -47,5 +47,8 @@ class DefensePreprocessor(Preprocessor):
             return np.zeros_like(grad)
         images = torch.from_numpy(x).to(self.device).requires_grad_()
         with torch.enable_grad():
-            self.defense(images).backward(torch.from_numpy(grad).to(self.device))
-        return images.grad.cpu().numpy().astype(grad.dtype)
+            defended = self.defense(images)
+            given = torch.from_numpy(grad).to(self.device)
+            # Not backward: the defense's own parameters are to have no gradients from an attack.
+            (found,) = torch.autograd.grad(defended, images, given)
+        return found.cpu().numpy().astype(grad.dtype)

@@ -201,8 +201,8 @@ def answers(net, defense: Defense, images, ids, *, y, on, n: int) -> dict[str, t
     labels = torch.from_numpy(y)
     for start in range(0, len(images), n):
         x, some = images[start : start + n].to(on), slice(start, start + n)
-        logits = net(defense(x, ids[some]))
+        logits = net(defense(x.clone(), ids[some]))  # either may work in place
         parts["prediction"].append(logits.argmax(1).cpu())
         parts["loss"].append(F.cross_entropy(logits.cpu(), labels[some], reduction="none"))
-        parts["rejected"].append(defense.rejects(x).cpu())
+        parts["rejected"].append(defense.rejects(x.clone()).cpu())
     return {name: torch.cat(values) for name, values in parts.items()}

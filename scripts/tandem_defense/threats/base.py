@@ -101,10 +101,39 @@ class Threat(Settings):
         draws : how many seeds a candidate will be judged with
 
         Attacks with another `semantics` than "fixed" get those images alone that the target
-        classifies correctly. Raises ValueError for images and labels that cannot be used.
+        classifies correctly, one at a time: they leave out images that they are done with, so
+        that a batch would not see all of them equally often. Raises ValueError for images and
+        labels that cannot be used.
         """
         check_images(images)
         names = names_of(images, ids)
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+            check_labels(labels, images, classifier)  # it says what was expected
+        size = max(1, len(images)) if attack.semantics == "fixed" else 1
+        parts = [
+            self._attacked(
+                *(attack, classifier, defense, images[i : i + size], labels[i : i + size]),
+                *(names[i : i + size], seed, draws),
+            )
+            for i in range(0, len(images), size)
+        ]
+        if not parts:
+            none = torch.zeros(0, dtype=torch.bool, device=images.device)
+            return Candidates(images.clone(), *[none] * 5)
+        return Candidates(*map(torch.cat, zip(*(vars(part).values() for part in parts))))
+
+    def _attacked(
+        self,
+        attack: Attack,
+        classifier: nn.Module,
+        defense: Defense,
+        images: Tensor,
+        labels: Tensor,
+        names: list[str],
+        seed: int,
+        draws: int,
+    ) -> Candidates:
+        """The candidates of images that are attacked in one batch."""
         seeds = [derive_seed(seed, name) for name in names]
         twin = copy.copy(defense)
         shown = self.target(classifier, twin)
@@ -112,25 +141,27 @@ class Threat(Settings):
             stage = "evaluation" if self.knows_seeds else "attacker"
             shown = Drawing(shown, twin, seed, stage, self.samples, names, draws)
         epsilon = getattr(attack, "epsilon", 1.0)
-        y = check_labels(labels, images, shown)
-        watch = Watch(shown, y, lambda x: self.project(x, images, epsilon))
-        watch.eval()
-        with untouched(classifier), untouched(defense), torch.enable_grad():
+        with untouched(classifier), untouched(defense):
+            with torch.no_grad():
+                y = check_labels(labels, images, shown)
+            watch = Watch(shown, y, lambda x: self.project(x, images, epsilon))
+            watch.eval()
             try:
-                if attack.semantics == "fixed":
-                    model = PyTorchModel(watch, bounds=(0, 1), device=images.device)
-                    found = attack.run(model, images, y, seeds).detach().clamp(0, 1)
-                    found, _ = attack.clipped(found, images)
-                else:
-                    found = attack(watch, images, y, seeds).images
+                with torch.enable_grad():
+                    if attack.semantics == "fixed":
+                        model = PyTorchModel(watch, bounds=(0, 1), device=images.device)
+                        found = attack.run(model, images.clone(), y, seeds).detach().clamp(0, 1)
+                        found, _ = attack.clipped(found, images)
+                    else:
+                        found = attack(watch, images, y, seeds).images
             except NoGradient:
                 watch.no_gradient[:] = True
                 found = images
-        with torch.no_grad():
-            found = self.project(found, images, epsilon)
-            finite = found.flatten(1).isfinite().all(1)
-            found = torch.where(finite[:, None, None, None], found, images)
-            deceived = shown(found).argmax(1) != y
+            with torch.no_grad():
+                found = self.project(found, images, epsilon)
+                finite = found.flatten(1).isfinite().all(1)
+                found = torch.where(finite[:, None, None, None], found, images)
+                deceived = shown(found.clone()).argmax(1) != y
         certain = not isinstance(shown, Drawing)
         return Candidates(
             found,
@@ -184,7 +215,9 @@ class Drawing(nn.Module):
             draw = self.calls % self.draws if known else self.calls
             self.defense.seed = derive_seed(self.seed, self.stage, str(draw))
             self.calls += 1
-            ids = self.names if known and len(images) == len(self.names) else None
+            # A search may ask about many candidates for one image at a time.
+            names = self.names * len(images) if len(self.names) == 1 else self.names
+            ids = names if known and len(images) == len(names) else None
             total = total + self.shown(images, ids)
         return total / self.samples
 

@@ -1,5 +1,6 @@
 """A threat that attacks a cheap differentiable stand-in of the defense, and transfers."""
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -70,6 +71,7 @@ class Surrogate(Threat):
             return
         x, names = images[: self.pairs], list(ids[: self.pairs])
         if hasattr(defense, "seed"):
+            defense = copy.copy(defense)
             defense.seed = derive_seed(seed, "attacker", "pairs")
         restored = torch.zeros_like(x)
         pairs = checkpoint.part("pairs", {"restored": restored}, done=False).resume()
