@@ -16,7 +16,8 @@ try:
     configuration.check(config, shape, DOWNLOADS, ROOT)
     if workflow.is_main_process:
         on_cluster = workflow.resource_settings.nodes is not None  # jobs of its own elsewhere
-        configuration.check_machine(config, on_cluster)
+        in_storage = workflow.storage_settings.default_storage_provider not in (None, "none")
+        configuration.check_machine(config, on_cluster, files=not in_storage)
 except configuration.ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 

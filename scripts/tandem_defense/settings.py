@@ -23,6 +23,7 @@ import functools
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import (
@@ -167,6 +168,10 @@ def _explain(path: str, error) -> str:
     hint = ""
     if error.validator == "maximum" and error.schema.get("exclusiveMinimum") == 0:
         hint = f" (pixels are in [0, 1]: for {value} of 255 write {value}/255)"
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        hint = (
+            f" (to YAML that is a text; write {float(value):f} or, with a point and a sign, 1.0e-3)"
+        )
     return f"{path}: found {value!r}, allowed is {allowed(error.schema)}{hint}"
 
 
@@ -176,6 +181,8 @@ def allowed(schema: dict) -> str:
         return " or ".join(allowed(option) for option in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    if "$ref" in schema:
+        return "entries, each under a name" if schema.get("minProperties") else "a mapping"
     words = {"integer": "a whole number", "number": "a number", "object": "a mapping"}
     words |= {"array": "a list", "string": "a text", "boolean": "true or false", "null": "null"}
     text = words.get(schema.get("type"), str(schema))
@@ -185,8 +192,11 @@ def allowed(schema: dict) -> str:
     limits = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
     if "pattern" in schema:
         limits.append(f"of the form {schema['pattern']}")
-    if schema.get("minItems"):
-        limits.append(f"of at least {schema['minItems']}")
+    for key in ("minItems", "minProperties"):
+        if schema.get(key):
+            limits.append(f"of at least {schema[key]}")
+    if schema.get("minLength"):
+        limits.append("that is not empty")
     if schema.get("uniqueItems"):
         limits.append("without repetition")
     each = f", each {allowed(schema['items'])}" if "items" in schema else ""

@@ -3,6 +3,7 @@
 import pytest
 
 from tandem_defense.artifacts import timing
+from tandem_defense.files.base import FileError
 
 HEAD = "s h:m:s max_rss max_vms max_uss max_pss io_in io_out mean_load cpu_time".split()
 
@@ -47,6 +48,13 @@ def test_the_processor_time_is_that_of_the_last_look(tmp_path):
     write(tmp_path / "attack/a.tsv", (70.0, 1, 45.5))  # 45.5 s
     table = timing.gather(tmp_path).set_index("rule")
     assert table["load"].tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'"open'])
+def test_a_damaged_file_is_named(folder, content):
+    (folder / "claims.tsv").write_bytes(content)
+    with pytest.raises(FileError, match="claims.tsv cannot be read as a table .*Delete it: the"):
+        timing.gather(folder)
 
 
 def test_nothing_is_left_out_unasked(folder):

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import killed
@@ -29,7 +30,8 @@ from tandem_defense.defenses.hgd import HGD
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.evaluation.rows import Chunk
 from tandem_defense.files import judgments
-from tandem_defense.files.candidates import read_candidates
+from tandem_defense.files.base import FileError
+from tandem_defense.files.candidates import read_candidates, write_candidates
 from tandem_defense.files.images import write_images
 from tandem_defense.files.weights import write_weights
 from tandem_defense.pipeline import checkpoint, classes
@@ -299,6 +301,18 @@ def threaten(folder: Path, defended: str, kind: str) -> tuple[np.ndarray, pd.Dat
             **common,
         )
     return read_candidates(candidates).images, judgments.read(rows, "evaluate_threats")
+
+
+@pytest.mark.parametrize("change", ["ids", "settings"])
+def test_candidates_of_others_are_not_judged(tmp_path, change):
+    threaten(tmp_path, "AverageBlur", "exact")
+    file = tmp_path / "candidates"
+    found = read_candidates(file)
+    other = {"ids": found.ids[::-1], "settings": found.settings | {"seed": 1}}[change]
+    write_candidates(file, replace(found, **{change: other}))
+    expected = f"candidates of other {'images' if change == 'ids' else change}. Delete it and run"
+    with pytest.raises(FileError, match=f"{expected}.* rule attack_defended makes it"):
+        threaten(tmp_path, "AverageBlur", "exact")
 
 
 @pytest.mark.parametrize(

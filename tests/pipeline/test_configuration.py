@@ -437,6 +437,108 @@ def test_pictures_are_counted(config, tmp_path):
     assert "nowhere is not a folder" in machine(config)
 
 
+def test_files_that_the_configuration_names_are_there(config, tmp_path, monkeypatch):
+    """Snakemake itself does not miss them in a finished run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    spec = config["experiments"]["funn"]
+    spec["dataset"] = {"kind": "mnist", "folder": "data", "test": 20, "train": 100}
+    spec["classifiers"]["other"] = {"kind": "small_cnn", "classes": 10, "weights": "mine.pth"}
+    config["tables"]["table2"]["published"] = "numbers.csv"
+    message = machine(config)
+    for part in (
+        "funn.dataset.folder (t10k-images-idx3-ubyte): found 'data/t10k-images-idx3-ubyte'",
+        "experiments.funn.classifiers.other.weights: found 'mine.pth', which is not there",
+        "tables.table2.published: found 'numbers.csv', which is not there",
+    ):
+        assert part in message
+    configuration.check_machine(config, files=False)  # they are in a storage
+    spec["dataset"]["folder"] = "results/downloads/mnist"  # which the pipeline makes
+    (tmp_path / "mine.pth").touch()
+    (tmp_path / "numbers.csv").touch()
+    configuration.check_machine(config)
+
+
+def test_no_two_labels_are_equal(config, schema):
+    defenses = config["experiments"]["tdips"]["defenses"]
+    defenses["jpeg90"] = {"kind": "jpeg", "quality": 90, "label": "JPEG 75"}
+    assert "defenses.jpeg90: found the label 'JPEG 75', which jpeg has too" in complaint(
+        config, schema
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "expected"),
+    [
+        (None, "absent.py:network", "there is no file absent.py"),
+        ("def network(:", "net.py:network", "invalid syntax"),
+        ("x = 1", "net.py:network", "net.py has no network"),
+        ("x = 1", "net.py", "allowed is file.py:name or package.module:name"),
+        ("from torchvision.models import resnet18 as network", "net.py:network", None),
+        ("if True:\n    network = print", "net.py:network", None),
+        ("# -*- coding: latin-1 -*-\ndef network(): return '\xe9'", "net.py:network", None),
+        ("def network(): return '\xe9'", "net.py:network", "net.py:network cannot be used"),
+    ],
+)
+def test_a_network_of_one_s_own_is_looked_for(
+    config, schema, tmp_path, monkeypatch, text, module, expected
+):
+    monkeypatch.chdir(tmp_path)
+    name = f"net{abs(hash((text, module)))}.py"  # what is read is kept
+    if text:
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+    module = module.replace("net.py", name)
+    config["plugins"] = True
+    config["experiments"]["tdips"]["classifiers"]["mine"] = {
+        "kind": "own", "module": module, "weights": "mine.pth", "normalization": "none",
+    }  # fmt: skip
+    if expected is None:
+        configuration.check(config, schema)
+        return
+    assert expected.replace("net.py", name) in complaint(config, schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (
+            "tables.table2.models.x",
+            {"classifier": "funn", "defense": "magnet"},
+            "tables.table2.models.x.defense: magnet is not run before funn: see its `only`",
+        ),
+        (
+            "tables.table1.omit",
+            ["none", "blur", "jpeg", "dip", "tdips"],
+            "tables.table1.omit: leaves no defense, expected at least 1",
+        ),
+        (
+            "tables.comparisons.omit",
+            ["blur", "jpeg", "dip", "tdips"],
+            "tables.comparisons.omit: leaves none, expected at least 2",
+        ),
+        ("figures.figure3.iterations", 3, "figures.figure3.iterations: found 3, allowed is a mult"),
+        ("figures.figure9.control", "exact", "figures.figure9.control: found 'exact', allowed"),
+        ("experiments.funn.seeds", [2**63], "seeds.0: found 9223372036854775808, allowed is a wh"),
+        ("experiments.tdips.defenses", {}, "defenses: found {}, allowed is entries, each under a"),
+        ("offline", "", "offline: found '', allowed is a text that is not empty"),
+        (
+            "experiments.tdips.classifiers.small.training.learning_rate",
+            "1e-3",
+            "found '1e-3', allowed is a number > 0 (to YAML that is a text; write 0.001000 or",
+        ),
+    ],
+)
+def test_what_would_fail_late_or_tell_little(root, schema, path, value, expected):
+    config = yaml.safe_load((root / "tests/tiny/config.yaml").read_text(encoding="utf-8"))
+    config = configuration.with_fractions(config)
+    if path.endswith("control"):  # a threat to another classifier
+        tdips = config["experiments"]["tdips"]
+        tdips["classifiers"]["other"] = tdips["classifiers"]["small"] | {"label": "Other"}
+        tdips["threats"]["exact"]["only"]["classifiers"] = ["other"]
+    change(config, path, value)
+    assert expected in complaint(config, schema)
+
+
 def test_the_folder_of_copies_exists(config, tmp_path):
     config["offline"] = str(tmp_path)
     configuration.check_machine(config)

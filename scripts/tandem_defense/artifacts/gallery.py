@@ -23,6 +23,7 @@ from tandem_defense.files import predictions
 from tandem_defense.files.adversarial import AdversarialSet, read_adversarial
 from tandem_defense.files.images import read_images
 from tandem_defense.files.restored import read_restored
+from tandem_defense.files.tables import read_csv
 from tandem_defense.pipeline import entries as modules
 
 with extra("pipeline"):
@@ -339,7 +340,7 @@ def tables(specs: Sequence[dict], files: Sequence[str], sheets: dict[str, dict])
     """
     shown = []
     for spec, file in zip(specs, files, strict=True):
-        frame, sheet = pd.read_csv(file), sheets[spec["experiment"]]
+        frame, sheet = read_csv(file), sheets[spec["experiment"]]
         table = _pivot(frame, sheet) or _plain(frame, sheet)
         shown.append({"label": _label(spec, sheet)} | table)
     return shown
@@ -450,7 +451,7 @@ def figures(specs: Sequence[dict], files: Sequence[str], sheets: dict[str, dict]
     shown = []
     for spec, file in zip(specs, files, strict=True):
         sheet = sheets[spec["experiment"]]
-        lines = _lines(pd.read_csv(file), sheet)
+        lines = _lines(read_csv(file), sheet)
         if lines is None:
             with Image.open(Path(file).with_suffix(".png"), formats=["PNG"]) as image:
                 picture = Pictures()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tandem_defense.extras import extra
+from tandem_defense.files.tables import read_csv
 
 with extra("pipeline"):
     import pandas as pd
@@ -11,6 +12,9 @@ with extra("pipeline"):
 
 COLUMNS = ["rule", "jobs", "seconds", "mean", "max", "memory_mb", "load", "share"]
 FIRST_LOOKS, LATER_LOOKS = 15.5, 30.0  # seconds, of snakemake/benchmark.py
+
+
+WITHOUT = "Delete it: the table is then without that job's time, and nothing else is lost."
 
 
 def gather(folder: str | Path, *, omit: str = "") -> pd.DataFrame:
@@ -30,7 +34,8 @@ def gather(folder: str | Path, *, omit: str = "") -> pd.DataFrame:
     for path in sorted(folder.rglob("*.tsv")):
         rule = path.relative_to(folder).with_suffix("").parts[0]
         if rule != omit:
-            jobs.append(pd.read_csv(path, sep="\t", na_values=["-"]).assign(rule=rule))
+            job = read_csv(path, WITHOUT, sep="\t", na_values=["-"])
+            jobs.append(job.assign(rule=rule))
     if not jobs:
         return pd.DataFrame(columns=COLUMNS)
     jobs = pd.concat(jobs, ignore_index=True)

@@ -63,6 +63,17 @@ def _threatened(path: str, artifact: Artifact) -> Iterator[str]:
     known = sorted({classifier for classifier, _ in cells})
     if "classifier" in entry and entry["classifier"] not in known:
         yield f"{path}.classifier: {unknown(entry['classifier'], known)} ({place}.threats)"
+    control = entry.get("control")
+    if control and isinstance(control, str):
+        classifiers = [entry["classifier"]] if "classifier" in entry else known
+        met = {
+            name
+            for classifier, defense in cells
+            if classifier in classifiers
+            for name in experiment.threats(classifier, defense)
+        }
+        if control not in met:
+            yield f"{path}.control: {unknown(control, sorted(met))} ({place}.threats, `only`)"
     bounds = {
         bound
         for classifier, defense in cells
@@ -130,9 +141,21 @@ def _computed(path: str, artifact: Artifact) -> Iterator[str]:
         for name in _of(entry, "defense", "defenses"):
             if demand.networks(experiment["defenses"][name]) == 2:
                 yield f"{path}: lacks the key first_iterations, which {name} needs"
+    if "omit" in schema.schema(demand.target(artifact.section, entry))["properties"]:
+        left = [name for name in experiment["defenses"] if name not in _of(entry, "omit")]
+        least = 2 if entry["kind"] == "comparisons" else 1
+        if len(left) < least:
+            found = ", ".join(left) or "no defense"
+            yield f"{path}.omit: leaves {found}, expected at least {least}"
     models = entry.get("models")
     for name, model in models.items() if isinstance(models, dict) else ():
         defense = model.get("defense", "none")
+        run = experiment.feed_forward(model["classifier"])
+        if not demand.is_restoration(experiment["defenses"][defense]) and defense not in run:
+            yield (
+                f"{path}.models.{name}.defense: {defense} is not run before {model['classifier']}:"
+                f" see its `only` in experiments.{experiment.name}.defenses"
+            )
         for attack in [*_of(entry, "attacks")] or experiment["attacks"]:
             have = experiment.computed(defense, model["classifier"], attack)
             if have and len(have["iterations"]) * len(have["first_iterations"] or [0]) > 1:
@@ -147,6 +170,8 @@ def _readouts(path: str, artifact: Artifact, view: View) -> Iterator[str]:
     """The read-outs that a view asks for have an effect, and are computed in all its cells."""
     entry, experiment = artifact.entry, artifact.experiment
     last, every = (entry.get(view.keys.get(key)) for key in ("iterations", "every"))
+    if last and every and last % every:
+        yield f"{path}.{view.keys['iterations']}: found {last}, allowed is a multiple of {every}"
     steps = [last] if last else []
     steps = [*range(every, last + 1, every)] if last and every else steps
     asked = {"iterations": steps, "first_iterations": [*_of(entry, view.keys["first_iterations"])]}

@@ -13,15 +13,19 @@ from tandem_defense.datasets import listing
 from tandem_defense.pipeline import demand, registry, schema
 from tandem_defense.pipeline.check_entries import classes_of
 
+DOWNLOADED = "results/downloads/"  # datasets' folders that the pipeline fills
 # A setting, its value, and the value to choose instead.
 NEED_A_GPU = (("precision", "tf32", "float32"), ("engine", "triton", "fast"))
 
 
-def machine(config: dict, cluster: bool) -> Iterator[str]:
-    """The folder of copies, the user's own pictures, and a GPU where one is needed.
+def machine(config: dict, cluster: bool, files: bool = True) -> Iterator[str]:
+    """The folder of copies, the user's own files and pictures, and a GPU where one is needed.
 
     cluster : whether jobs run elsewhere, on machines that may have one
+    files : whether the files of a run are in the working directory, and in no storage
     """
+    if files:
+        yield from _files(config)
     if "offline" in config and not Path(config["offline"]).is_dir():
         yield f"offline: found {config['offline']!r}, allowed is a folder that exists"
     for name, spec in config["experiments"].items():
@@ -42,6 +46,32 @@ def has_gpu() -> bool:
         return False
     # On Linux, on Linux inside Windows, on Windows.
     return bool(glob("/dev/nvidia[0-9]*") or glob("/dev/dxg") or shutil.which("nvidia-smi.exe"))
+
+
+def _files(config: dict) -> Iterator[str]:
+    """The files that the configuration names are there.
+
+    Snakemake misses an input only where it has to make something of it: in a finished run what was
+    made of another file would stay.
+    """
+    named: dict[str, str] = {}
+    for name, spec in config["experiments"].items():
+        path, dataset = f"experiments.{name}", spec["dataset"]
+        folder = str(dataset.get("folder", ""))
+        if folder and not folder.startswith(DOWNLOADED):
+            parts = schema.constant(demand.target("dataset", dataset), "FILES") or ()
+            named |= {f"{path}.dataset.folder ({part})": f"{folder}/{part}" for part in parts}
+        for section in ("classifiers", "defenses"):
+            for key, entry in spec[section].items():
+                if entry.get("weights") and demand.own_weights(entry):
+                    named[f"{path}.{section}.{key}.weights"] = entry["weights"]
+    for section in ("tables", "figures"):
+        for key, entry in config.get(section, {}).items():
+            if str(entry.get("published", "")).endswith(".csv"):
+                named[f"{section}.{key}.published"] = entry["published"]
+    for path, file in named.items():
+        if not Path(file).exists():
+            yield f"{path}: found {file!r}, which is not there (paths begin where Snakemake runs)"
 
 
 def _pictures(path: str, spec: dict) -> Iterator[str]:

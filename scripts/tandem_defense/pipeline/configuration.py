@@ -20,13 +20,13 @@ from tandem_defense.pipeline.check_entries import (
     unknown,
     without_maps,
 )
-from tandem_defense.pipeline.check_machine import machine
+from tandem_defense.pipeline.check_machine import DOWNLOADED, machine
 from tandem_defense.pipeline.check_threats import threat_of, threats_of
 from tandem_defense.pipeline.demand import CLEAN, Experiment
 from tandem_defense.settings import problems
 
 PARTS = ("classifiers", "attacks", "defenses")
-DOWNLOADED = "results/downloads/"  # datasets' folders that the pipeline fills
+UNREADABLE = (ImportError, OSError, SyntaxError, TypeError, ValueError)  # code of the user's
 PLUGIN = re.compile(r"[^:]+(\.py)?:[A-Za-z_]\w*")
 
 
@@ -82,12 +82,13 @@ def check(
     _raise(complaints)
 
 
-def check_machine(config: dict, cluster: bool = False) -> None:
+def check_machine(config: dict, cluster: bool = False, files: bool = True) -> None:
     """Raise ConfigurationError unless a valid `config` can be run here.
 
     cluster : whether jobs run elsewhere, on machines that may have what this one lacks
+    files : whether the files of a run are in the working directory, and in no storage
     """
-    _raise(list(machine(config, cluster)))
+    _raise(list(machine(config, cluster, files)))
 
 
 def _raise(complaints: list[str]) -> None:
@@ -119,6 +120,15 @@ def _plugins(config: dict) -> Iterator[str]:
         kind, module = entry["kind"], str(entry.get("module", ""))
         if ":" in module and not config.get("plugins", False):
             yield _untrusted(f"{path}.module", module)
+        elif module and not PLUGIN.fullmatch(module):
+            yield f"{path}.module: found {module!r}, allowed is file.py:name or package.module:name"
+        elif module:
+            try:
+                if not schema.has(module):
+                    file, name = module.rsplit(":", 1)
+                    yield f"{path}.module: {file} has no {name}"
+            except UNREADABLE as error:
+                yield f"{path}.module: {module} cannot be used: {error}"
         if ":" not in kind:
             if kind not in registry.SECTIONS[section]:
                 known = ", ".join(registry.SECTIONS[section])
@@ -135,7 +145,7 @@ def _plugins(config: dict) -> Iterator[str]:
                 schema.schema(kind)
                 for constant in schema.CONSTANTS[section]:
                     schema.constant(kind, constant)
-            except (ImportError, OSError, SyntaxError, TypeError) as error:
+            except UNREADABLE as error:
                 yield f"{path}.kind: {kind} cannot be used: {error}"
 
 
@@ -161,6 +171,8 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         for name, entry in spec[section].items():
             yield from entry_of(f"{path}.{section}.{name}", section, entry)
             yield from shape_of(f"{path}.{section}.{name}", section, entry, experiment.shape())
+    for section in (*PARTS, "threats"):
+        yield from _labels(f"{path}.{section}", spec.get(section, {}))
     for name, entry in spec["attacks"].items():
         yield from enough_classes(f"{path}.attacks.{name}.kind", entry, spec)
     for name, entry in spec["defenses"].items():
@@ -171,6 +183,19 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         yield f"{path}.defenses.none.only: every classifier has this row; remove the key"
     classes = schema.constant(demand.target("dataset", spec["dataset"]), "CLASSES")
     yield from classes_of(path, spec, classes or 0)
+
+
+def _labels(path: str, entries: dict) -> Iterator[str]:
+    """No two entries look the same in a table."""
+    names: dict[str, str] = {}
+    for name, entry in entries.items():
+        label = entry.get("label", name)
+        if label in names:
+            yield (
+                f"{path}.{name}: found the label {label!r}, which {names[label]} has too: a reader"
+                " could not tell them apart"
+            )
+        names[label] = name
 
 
 def _threats(path: str, experiment: Experiment) -> Iterator[str]:

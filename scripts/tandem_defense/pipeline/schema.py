@@ -30,7 +30,25 @@ def source(module: str) -> Path:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(source(module).read_text(encoding="utf-8"))
+    return ast.parse(source(module).read_bytes())  # in the encoding that it declares
+
+
+def has(target: str) -> bool:
+    """Whether a module "module:name" has, as far as its text tells, something of that name.
+
+    Raises ImportError where there is no such module, SyntaxError or ValueError for one that cannot
+    be read.
+    """
+    module, name = target.rsplit(":", 1)
+    for node in ast.walk(_tree(module)):
+        match node:
+            case ast.FunctionDef(name=found) | ast.ClassDef(name=found) | ast.Name(id=found):
+                if found == name:
+                    return True
+            case ast.alias():
+                if name == (node.asname or node.name) or node.name == "*":
+                    return True
+    return False
 
 
 @cache
@@ -74,13 +92,17 @@ def _schema(annotation: ast.expr) -> dict:
     raise TypeError(f"no setting can have the type {ast.unparse(annotation)!r}: see settings.TYPES")
 
 
+def _is_setting(line: ast.stmt) -> bool:
+    return isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+
+
 def schema(target: str) -> dict:
     """JSON schema of the settings of a class, its base classes' included."""
     properties: dict[str, dict] = {}
     required: dict[str, bool] = {}
     for _, node in reversed(ancestry(target)):
         for line in node.body:
-            if not isinstance(line, ast.AnnAssign) or line.target.id in SUPPLIED:
+            if not _is_setting(line) or line.target.id in SUPPLIED:
                 continue
             properties[line.target.id] = _schema(line.annotation)
             required[line.target.id] = line.value is None
@@ -92,7 +114,7 @@ def defaults(target: str) -> dict[str, object]:
     literals = {}
     for _, node in reversed(ancestry(target)):
         for line in node.body:
-            if isinstance(line, ast.AnnAssign) and line.value is not None:
+            if _is_setting(line) and line.value is not None:
                 try:
                     literals[line.target.id] = _literal(line.value)
                 except (KeyError, TypeError):  # a name, a call

@@ -63,10 +63,10 @@ class _Undocumented(ast.NodeTransformer):
 
 @cache
 def _hash(file: str) -> str:
-    text = Path(file).read_text(encoding="utf-8")
     if file.endswith(".py"):
-        code = ast.dump(_Undocumented().visit(ast.parse(text)))
+        code = ast.dump(_Undocumented().visit(ast.parse(Path(file).read_bytes())))
     else:
+        text = Path(file).read_text(encoding="utf-8")
         code = " ".join(re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL).split())
     return sha256(code.encode()).hexdigest()[:12]
 

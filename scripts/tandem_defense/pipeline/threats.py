@@ -11,6 +11,7 @@ from tandem_defense.attacks.batches import PIXELS
 from tandem_defense.defenses.base import Defense, NoDefense
 from tandem_defense.extras import extra
 from tandem_defense.files import judgments
+from tandem_defense.files.base import FileError, made_by
 from tandem_defense.files.candidates import FLAGS, CandidateSet, read_candidates, write_candidates
 from tandem_defense.files.images import read_images
 from tandem_defense.pipeline import checkpoint, classes, entries
@@ -108,8 +109,7 @@ def attack(
             l2=difference.norm(2, dim=2).float().numpy(),
             epsilons=tuple(entry["epsilons"]) or (0.0,),
             attack=entry["attack"]["name"],
-            settings=classes.identity(entry)
-            | {"attack": classes.identity(entry["attack"]), "seed": seed},
+            settings=_identity(entry, seed),
             classes=len(data.classes),
             **{name: values.numpy() for name, values in found.items()},
         ),
@@ -148,6 +148,10 @@ def judge(
     sets = [("clean", "clean", 0.0, x, False, False, 0, zero, zero, flags)]
     for name, (entry, file) in threats.items():
         stored, kind = read_candidates(file), classes.load_class(entry["class"])
+        identity = _identity(entry, seed)
+        if stored.ids != tuple(chunk.ids) or stored.settings != identity:
+            told = "images" if stored.ids != tuple(chunk.ids) else "settings"
+            raise FileError(file, f"has candidates of other {told}", made_by("attack_defended"))
         samples = classes.build(entry).samples
         for e, epsilon in enumerate(stored.epsilons):
             of = {flag: getattr(stored, flag)[e] for flag in FLAGS}
@@ -192,6 +196,11 @@ def judge(
             tables.append(pd.DataFrame(names | columns | of))
         log.info("%s at %.4f: judged", threat, epsilon)
     judgments.write(pd.concat(tables, ignore_index=True), output)
+
+
+def _identity(entry: Entry, seed: int) -> dict:
+    """What candidates were made with."""
+    return classes.identity(entry) | {"attack": classes.identity(entry["attack"]), "seed": seed}
 
 
 @torch.no_grad()
