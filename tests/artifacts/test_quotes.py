@@ -76,6 +76,25 @@ def test_a_curve_has_all_photographs_and_its_test_those_of_both(folder):
     assert fill(text, folder) == "2: 1 and 0, 67 % and 67 %, p 1; 0, 100 %"
 
 
+def test_networks_are_compared_seed_by_seed(folder):
+    """DeepFool's median distance and PGD's share within 0.5, of two images each."""
+    distances = {
+        ("classic", 0): ((0.8, 1.0), (0.5, 1)), ("funn", 0): ((0.4, 0.6), (0.25, 0.5)),
+        ("classic", 1): ((0.7, 0.7), (0.5, 0.5)), ("funn", 1): ((0.9, 0.9), (0.25, 0.5)),
+    }  # fmt: skip
+    rows = [
+        {"setting": name, "seed": seed, "attack": attack, "image": i, "step": 5, "distance": far}
+        | {"margin": 0.0}
+        for (name, seed), pair in distances.items()
+        for attack, both in zip(("DeepFool L2, Foolbox 1", "PGD L2"), pair, strict=True)
+        for i, far in enumerate(both)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "funn_rates.csv", index=False)
+    cell = "funn_rates[funn | L2 | Foolbox 1]"
+    text = f"{{{cell}.nearer}} and {{{cell}.pgd_nearer}} of {{{cell}.seeds}}"
+    assert fill(text, folder) == "1 and 1 of 2"
+
+
 def test_lines_are_as_long_as_their_numbers_make_them(folder):
     text = "{baselines[b | bim].share}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
     first, second, blank, *items = fill(text, folder).split("\n")
