@@ -13,7 +13,8 @@ from tandem_defense.datasets import listing
 from tandem_defense.pipeline import demand, registry, schema
 from tandem_defense.pipeline.check_entries import classes_of
 
-DOWNLOADED = "results/downloads/"  # datasets' folders that the pipeline fills
+MADE = "results/"  # what the pipeline makes
+DOWNLOADED = f"{MADE}downloads/"  # datasets' folders that it fills
 # A setting, its value, and the value to choose instead.
 NEED_A_GPU = (("precision", "tf32", "float32"), ("engine", "triton", "fast"))
 
@@ -58,7 +59,7 @@ def _files(config: dict) -> Iterator[str]:
     for name, spec in config["experiments"].items():
         path, dataset = f"experiments.{name}", spec["dataset"]
         folder = str(dataset.get("folder", ""))
-        if folder and not folder.startswith(DOWNLOADED):
+        if folder:
             parts = schema.constant(demand.target("dataset", dataset), "FILES") or ()
             named |= {f"{path}.dataset.folder ({part})": f"{folder}/{part}" for part in parts}
         for section in ("classifiers", "defenses"):
@@ -70,7 +71,7 @@ def _files(config: dict) -> Iterator[str]:
             if str(entry.get("published", "")).endswith(".csv"):
                 named[f"{section}.{key}.published"] = entry["published"]
     for path, file in named.items():
-        if not Path(file).exists():
+        if not Path(file).exists() and not file.startswith(MADE):
             yield f"{path}: found {file!r}, which is not there (paths begin where Snakemake runs)"
 
 
