@@ -74,8 +74,8 @@ def draw(table: pd.DataFrame) -> Figure:
         steps.set_xticks([], minor=True)
         distance.set_xlim(left=0)
         budget.set_xlim(left=0)
-    axes[0, 0].set_title("DeepFool: fooled in so many steps")
-    axes[0, 1].set_title("DeepFool: fooled within a distance")
+    axes[0, 0].set_title("DeepFool: fooled by steps")
+    axes[0, 1].set_title("DeepFool: fooled by distance")
     axes[0, 2].set_title("PGD: still correct within ε")
     axes[1, 0].set_xlabel("steps")
     for norm, (_, distance, budget) in zip(NORMS, axes, strict=True):
