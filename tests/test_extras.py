@@ -32,7 +32,8 @@ NEEDING += (
     "datasets.photos",
     "files.predictions",
 )
-NEEDING += ("files.digest", "files.judgments", "interfaces", "pipeline.threats", "threats")
+NEEDING += ("files.digest", "files.judgments", "files.tables")
+NEEDING += ("interfaces", "pipeline.threats", "threats")
 EXTRAS = {"classifiers.timm": "timm", "interfaces.art": "art"}
 EXTRAS |= {"attacks.autoattack": "autoattack"}  # others need `pipeline`
 NEEDING += tuple(
