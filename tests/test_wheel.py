@@ -153,4 +153,5 @@ def test_the_source_distribution_holds_what_a_build_needs(root, tmp_path):
         "PKG-INFO",
     }
     assert "scripts/tandem_defense/restoration/cpu.cpp" in names
+    assert not [name for name in names if "__pycache__" in name]
     assert file.stat().st_size < 1e6
