@@ -1,11 +1,12 @@
 """How long HGD and ComDefend train per image, with layers in float32 and in bfloat16.
 
-python performance/precision.py [--defenses HGD ComDefend] [--rounds 3] [--threads 1]
+python performance/precision.py [--defenses HGD ComDefend] [--images N] [--rounds 3] [--threads 1]
 python performance/precision.py --page    docs/choices.md's table, from the CSV
 
 HGD's images are 299 × 299 pixels, its classifier a ResNet-50 with drawn weights; its attacks, which
 are made once, are left out. ComDefend's are its squares of 32 × 32. Both networks are the
 papers'. An epoch more is timed as the difference of two trainings; the fastest round counts.
+A processor without units for bfloat16 takes many times as long with it as without.
 """
 
 import argparse
@@ -29,23 +30,27 @@ from tandem_defense.defenses.comdefend import ComDefend  # noqa: E402
 
 OUTPUT = Path(__file__).with_suffix(".csv")
 PAGE = ROOT / "docs/choices.md"
-DEFENSES, PRECISIONS = ("HGD", "ComDefend"), ("float32", "bf16")
+DEFENSES, PRECISIONS = {"HGD": 4, "ComDefend": 40}, ("float32", "bf16")  # images of an epoch
 
 
-def trainings(where: torch.device) -> dict[str, tuple[int, Callable]]:
-    """Of each defense: how many images an epoch has, and train(epochs, precision)."""
+def trainings(counts: dict[str, int], where: torch.device) -> dict[str, Callable]:
+    """Of each defense: train(epochs, precision), with so many images an epoch."""
     net = Torchvision(architecture="resnet50").eval().to(where)
-    photos, squares = (torch.rand(n, 3, side, side).to(where) for n, side in ((4, 299), (40, 32)))
-    labels = torch.zeros(40, dtype=torch.int64).to(where)
+    photos = torch.rand(counts["HGD"], 3, 299, 299).to(where)
+    squares = torch.rand(counts["ComDefend"], 3, 32, 32).to(where)
+
+    def labels(images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), dtype=torch.int64).to(where)
 
     def of_hgd(epochs: int, precision: str) -> None:
         settings = {"classifier": net, "epochs": epochs, "batch_size": 4, "precision": precision}
-        hgd.HGD().to(where).fit(photos, labels[:4], seed=0, **settings)
+        hgd.HGD().to(where).fit(photos, labels(photos), seed=0, **settings)
 
     def of_comdefend(epochs: int, precision: str) -> None:
-        ComDefend().to(where).fit(squares, labels, seed=0, epochs=epochs, precision=precision)
+        settings = {"epochs": epochs, "precision": precision}
+        ComDefend().to(where).fit(squares, labels(squares), seed=0, **settings)
 
-    return {"HGD": (4, of_hgd), "ComDefend": (40, of_comdefend)}
+    return {"HGD": of_hgd, "ComDefend": of_comdefend}
 
 
 def seconds(train: Callable, precision: str, where: torch.device) -> float:
@@ -77,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--defenses", nargs="+", choices=DEFENSES, default=DEFENSES)
+    parser.add_argument("--defenses", nargs="+", choices=DEFENSES, default=[*DEFENSES])
+    parser.add_argument("--images", type=int, help="of an epoch (default: 4 for HGD, 40)")
     parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -89,14 +95,15 @@ def main() -> None:
     where = device.prepare(options.threads)
     rows = []
     with mock.patch.object(hgd, "attack_all", lambda net, images, *_: (images * 255).byte()):
-        for name, (count, train) in trainings(where).items():
+        counts = {name: options.images or count for name, count in DEFENSES.items()}
+        for name, train in trainings(counts, where).items():
             if name not in options.defenses:
                 continue
             turns = [[seconds(train, p, where) for p in PRECISIONS] for _ in range(options.rounds)]
             for precision, spent in zip(
                 PRECISIONS, map(min, zip(*turns, strict=True)), strict=True
             ):
-                rows.append((where.type, name, precision, round(spent / count, 4)))
+                rows.append((where.type, name, precision, round(spent / counts[name], 4)))
     columns = ["device", "defense", "precision", "seconds_per_image"]
     pd.DataFrame(rows, columns=columns).to_csv(options.output, index=False)
     print(options.output.read_text(), end="")

@@ -139,7 +139,7 @@ class ComDefend(Defense):
         Adam's `learning_rate` is constant as in the release, or falls on ``plateaus``, to a tenth
         after 60 % of the epochs and a hundredth after 90 %: a long training at 1e-3 can break down.
         `precision` is what the layers compute in: ``bf16`` is several times faster where the
-        machine has units for it (GPUs, CPUs with AMX).
+        machine has units for it (GPUs, CPUs with AMX), and many times slower on a CPU without.
         Raises ValueError for wrong shapes, ranges or settings.
         """
         check_training(images, labels, self.channels)

@@ -132,7 +132,8 @@ class HGD(Defense):
         15/255, and has whole images alone. Labels are not used: an attack leads away from the
         classifier's own answer. `precision` is what the layers of both networks compute in, but
         for the attacks: ``bf16`` is faster where the machine has units for it (GPUs, CPUs with
-        AMX). Raises ValueError for wrong shapes, ranges or settings.
+        AMX), and many times slower on a CPU without. Raises ValueError for wrong shapes, ranges or
+        settings.
         """
         check_training(images, labels, self.channels)
         initialize(self, seed)
