@@ -197,7 +197,7 @@ def test_what_magnet_refuses_has_not_fooled_it(root, monkeypatch, tmp_path):
     splits = {"train": images, "test": images}
 
     def measured():
-        found = funn.measures("magnet, 64", 0, set(), splits)
+        found = funn.measures("magnet, 64", 0, funn.ORDER, set(), splits)
         return {row["measure"]: row for new in found for row in new}
 
     before = measured()
