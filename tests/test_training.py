@@ -180,6 +180,22 @@ def test_layers_alone_compute_in_bfloat16(precision, expected):
     assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_processor_that_is_slow_with_bfloat16_is_named(
+    monkeypatch, caplog, capability, precision
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    net, order = two_layers().float(), torch.Generator().manual_seed(0)
+    settings = {"name": "a", "order": order, "count": 4, "epochs": 1, "batch_size": 4}
+
+    def loss(batch):
+        return {"loss": net(torch.rand(len(batch), 3)).float().square().mean()}
+
+    minimize(loss, [(list(net.parameters()), 1e-2)], precision=precision, **settings)
+    assert ("slower" in caplog.text) == ((capability, precision) == ("AVX2", "bf16"))
+
+
 def test_terms_without_a_gradient_are_only_logged(caplog):
     caplog.set_level("INFO")
     nets = [two_layers(), two_layers()]

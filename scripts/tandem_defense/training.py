@@ -19,6 +19,7 @@ from tandem_defense.pipeline.progress import Progress
 from tandem_defense.seeds import derive_seed
 
 log = logging.getLogger(__name__)
+SLOW = ("DEFAULT", "AVX2")  # processors on which oneDNN has no kernels of its own for bfloat16
 
 
 def generator(seed: int, *names: str) -> torch.Generator:
@@ -200,12 +201,15 @@ def minimize(
     `also` are tensors and generators that `loss` changes or draws from: with them training can
     go on after it was killed.
     With the precision ``bf16`` the layers compute in bfloat16; weights, Adam and whatever else
-    `loss` does stay in float32.
+    `loss` does stay in float32; on a CPU without AVX-512 that may take many times as long, and a
+    warning says so.
     """
     rates = [rate for _, rate in groups]
     optimizers = [Adam(parameters) for parameters, _ in groups]
     device = optimizers[0].parameters[0].device.type
     half = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    if device == "cpu" and precision == "bf16" and torch.backends.cpu.get_cpu_capability() in SLOW:
+        log.warning("bf16 may be many times slower than float32 here: the processor has no AVX-512")
     live = [tensor for optimizer in optimizers for tensor in optimizer.live()]
     steps = epochs * len(batches_of(torch.arange(count), batch_size))
     rounds = each_epoch(
