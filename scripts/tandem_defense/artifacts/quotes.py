@@ -200,13 +200,14 @@ def _by_seed(values: pd.Series, rows: pd.DataFrame, how: str = "mean") -> pd.Ser
 
 
 def _together(table: pd.DataFrame) -> pd.DataFrame:
-    """Per defense and attack, on the photographs that t-DIPs has under all attacks: n and share."""
+    """Per classifier, defense and attack: n and share, on t-DIPs' photographs of all attacks."""
     last = table[(table["defense"] == "tdips") & (table["iteration"] == 1000)]
     attacks = last.groupby(["classifier", "image"])["attack"].transform("nunique")
-    last = last[attacks == attacks.max()]
+    last = last[attacks == attacks.groupby(last["classifier"]).transform("max")]
     both = table[table["iteration"] == 0].merge(last[["classifier", "attack", "image"]])
     rows = pd.concat([both, last])
-    right = rows["prediction"].eq(rows["label"]).groupby([rows["defense"], rows["attack"]])
+    right = rows["prediction"].eq(rows["label"])
+    right = right.groupby([rows[key] for key in ("classifier", "defense", "attack")])
     return right.agg(n="size", share="mean")
 
 
