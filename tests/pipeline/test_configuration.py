@@ -98,6 +98,7 @@ def test_our_configurations_are_valid(root, schema, file):
         ),
         ("figures.attack", {"kind": "curve", "experiment": "tdips"}, ["figures.attack", "taken"]),
         ("figures.figure3.stpes", 1, ["figures.figure3", "stpes", "iterations"]),
+        ("tables.table1.published", "table2", ["published: found table2.csv", "accuracy too"]),
         ("tables.table1.published", "table9", ["published", "'table9'", "table1, table2"]),
         ("tables.table1.omit", ["dipp"], ["tables.table1.omit", "'dipp'", "tdips"]),
         ("tables.table2.models.funn.classifier", "fun", ["models.funn.classifier", "'fun'"]),
@@ -455,7 +456,14 @@ def test_files_that_the_configuration_names_are_there(config, tmp_path, monkeypa
     configuration.check_machine(config, files=False)  # they are in a storage
     spec["dataset"]["folder"] = "results/downloads/mnist"  # which the pipeline makes
     (tmp_path / "mine.pth").touch()
-    (tmp_path / "numbers.csv").touch()
+    (tmp_path / "numbers.csv").write_text("dataset,model,attack,success_rate\n")
+    assert machine(config).endswith(
+        "tables.table2.published: found numbers.csv with the columns dataset, model, attack, "
+        "success_rate; a table of kind success reads noise_level too"
+    )
+    (tmp_path / "numbers.csv").write_bytes(b"\xff")
+    assert "found numbers.csv, which is not a table" in machine(config)
+    (tmp_path / "numbers.csv").write_text("dataset,model,attack,success_rate,noise_level\n")
     configuration.check_machine(config)
 
 

@@ -35,6 +35,8 @@ class Accuracy(Table):
     intervals: bool = False
     published: str | None = None
 
+    PRINTED = ("dataset", "classifier", "defense", "attack", "accuracy")  # columns of `published`
+
     def cells(self, rows: pd.DataFrame, sheet: Sheet) -> pd.DataFrame:
         """The wanted cells that the experiment computes, with their read-out.
 

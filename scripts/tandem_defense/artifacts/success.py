@@ -27,6 +27,9 @@ class Success(Table):
     intervals: bool = False
     published: str | None = None
 
+    # Columns of `published`.
+    PRINTED = ("dataset", "model", "attack", "success_rate", "noise_level")
+
     def frame(self, inputs: Inputs, sheet: Sheet) -> pd.DataFrame:
         """Columns ``COLUMNS``, shares in [0, 1].
 

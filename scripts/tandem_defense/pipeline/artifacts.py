@@ -1,5 +1,6 @@
 """What tables, figures and the gallery read, and what their jobs are told. Needs no PyTorch."""
 
+import csv
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,21 @@ def shipped(entry: dict) -> str | None:
     """The table of published numbers that an artifact's entry names, if it is one of ours."""
     name = entry.get("published")
     return name if name and not name.endswith(".csv") else None
+
+
+def unlike(section: str, entry: dict, file: Path) -> str | None:
+    """The complaint about a table of published numbers without a column that the artifact reads."""
+    wanted = schema.constant(target(section, entry), "PRINTED") or ()
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            columns = next(csv.reader(lines), [])
+    except (OSError, UnicodeDecodeError) as error:
+        return f"found {file.name}, which is not a table ({error})"
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        found = f"found {file.name} with the columns {', '.join(columns) or 'none'}"
+        return f"{found}; a table of kind {entry['kind']} reads {', '.join(missing)} too"
+    return None
 
 
 @dataclass(frozen=True)

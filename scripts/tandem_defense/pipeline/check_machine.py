@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tandem_defense.datasets import listing
 from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline.artifacts import unlike
 from tandem_defense.pipeline.check_entries import classes_of
 
 MADE = "results/"  # what the pipeline makes
@@ -68,8 +69,11 @@ def _files(config: dict) -> Iterator[str]:
                     named[f"{path}.{section}.{key}.weights"] = entry["weights"]
     for section in ("tables", "figures"):
         for key, entry in config.get(section, {}).items():
-            if str(entry.get("published", "")).endswith(".csv"):
-                named[f"{section}.{key}.published"] = entry["published"]
+            file = str(entry.get("published", ""))
+            if file.endswith(".csv"):
+                named[f"{section}.{key}.published"] = file
+                if Path(file).exists() and (why := unlike(section, entry, Path(file))):
+                    yield f"{section}.{key}.published: {why}"
     for path, file in named.items():
         if not Path(file).exists() and not file.startswith(MADE):
             yield f"{path}: found {file!r}, which is not there (paths begin where Snakemake runs)"

@@ -9,7 +9,7 @@ from fractions import Fraction as Rational
 from pathlib import Path
 
 from tandem_defense.pipeline import demand, registry, schema
-from tandem_defense.pipeline.artifacts import PUBLISHED, shipped
+from tandem_defense.pipeline.artifacts import PUBLISHED, shipped, unlike
 from tandem_defense.pipeline.check_artifacts import artifacts
 from tandem_defense.pipeline.check_entries import (
     classes_of,
@@ -306,3 +306,5 @@ def _names_taken(config: dict, root: Path) -> Iterator[str]:
             table = shipped(entry)
             if table and table not in known:
                 yield f"{path}.published: {unknown(table, known)}, or a .csv of yours"
+            elif table and (why := unlike(section, entry, root / PUBLISHED / f"{table}.csv")):
+                yield f"{path}.published: {why}"
