@@ -192,9 +192,9 @@ def allowed(schema: dict) -> str:
     limits = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
     if "pattern" in schema:
         limits.append(f"of the form {schema['pattern']}")
-    for key in ("minItems", "minProperties"):
-        if schema.get(key):
-            limits.append(f"of at least {schema[key]}")
+    for key, one, more in (("minItems", "entry", "entries"), ("minProperties", "key", "keys")):
+        if least := schema.get(key):
+            limits.append(f"of at least {least} {one if least == 1 else more}")
     if schema.get("minLength"):
         limits.append("that is not empty")
     if schema.get("uniqueItems"):
