@@ -51,7 +51,7 @@ TRAINED = {
     "attacker's error after initialization": ("initialization, epoch 9, attacker (3)",),
     "defender's error after initialization": ("initialization, epoch 9, defender (4)",),
     "attacker's error at the end": ("optimization, epoch 31, attacker (3)",),
-    "defender's error at the end": (
+    "defender's or autoencoder's error at the end": (
         "optimization, epoch 31, defender (4)",
         *(f"autoencoder, epoch {n}, reconstruction" for n in (40, 20, 9)),
     ),
@@ -60,36 +60,32 @@ TRAINED = {
 
 
 def sweep(file: Path, why: dict, config: dict) -> str:
-    """The networks of funn.py: how they were trained, and Table 2's attacks on each."""
+    """The networks of funn.py, a table per model: their training, and Table 2's attacks on each."""
     labels, table = labels_of(config, "funn"), pd.read_csv(file)
-    names = list(table["setting"].unique())
     seeds = table.groupby("setting")["seed"].nunique()
     measured = table.groupby(["setting", "measure"])[["value", "noise", "n"]].median()
-    training = [["seeds", *(str(seeds[name]) for name in names)]]
-    for title, measures in TRAINED.items():
-        scale = 100 if "%" in title else 1
-        found = (_first(measured, name, measures) for name in names)
-        training.append([title, *(f"{scale * x:.3g}" if pd.notna(x) else "–" for x in found)])
     printed = read_table(PUBLISHED / "table2.csv", ["success_rate"])
     printed = printed.rename(columns={"success_rate": "value", "noise_level": "noise"})
     printed = printed.set_index(["model", "attack"])[["value", "noise"]].assign(n=1000)
-    attacks = [
-        [
-            labels.get(key, key),
-            *(_rate(printed, model, key) for model in MODELS),
-            *(_rate(measured, name, key) for name in names),
-        ]
-        for key in config["experiments"]["funn"]["attacks"]
+    parts = [
+        "Success of Table 2's attacks in %, and in parentheses the mean L2 of the images that fool;"
+        " medians over the seeds. ° of the first 200 images, else of 1000.\n"
     ]
-    head = ["attack", *(f"{labels.get(model, model)}, in print" for model in MODELS), *names]
-    return "\n".join(
-        [
-            as_table(["training", *names], training, 1),
-            "Success of Table 2's attacks in %, and in parentheses the mean L2 of the images that"
-            " fool; medians over the seeds. ° of the first 200 images, else of 1000.\n",
-            as_table(head, attacks, 1),
-        ]
-    )
+    for model in MODELS:
+        names = [name for name in table["setting"].unique() if name.split(",")[0] == model]
+        if not names:
+            continue
+        rows = [["seeds", "", *(str(seeds[name]) for name in names)]]
+        for title, measures in TRAINED.items():
+            scale = 100 if "%" in title else 1
+            found = (_first(measured, name, measures) for name in names)
+            rows.append([title, "–", *(f"{scale * x:.3g}" if pd.notna(x) else "–" for x in found)])
+        for key in config["experiments"]["funn"]["attacks"]:
+            cells = [_rate(printed, model, key), *(_rate(measured, name, key) for name in names)]
+            rows.append([labels.get(key, key), *cells])
+        rows = [row for row in rows if {*row[1:]} != {"–"}]
+        parts.append(as_table([labels.get(model, model), "in print", *names], rows, 1))
+    return "\n".join(parts)
 
 
 def _first(measured: pd.DataFrame, name: str, measures: tuple[str, ...]) -> float | None:
