@@ -191,7 +191,7 @@ def test_what_magnet_refuses_has_not_fooled_it(root, monkeypatch, tmp_path):
     images = ImageSet(pixels, labels, ids, tuple("01"), ("",) * 4)
     monkeypatch.setattr(funn, "KEPT", tmp_path)
     monkeypatch.setattr(funn, "ATTACKS", {"fgsm": funn.ATTACKS["fgsm_unbounded"]})
-    monkeypatch.setattr(funn, "COSTLY", ())
+    monkeypatch.setattr(funn, "ORDER", ["fgsm"])
     magnet = MagNet()  # which nobody has trained, so that it makes everything gray
     monkeypatch.setattr(funn, "train", lambda name, *_: magnet if name in funn.BEHIND else Bright())
     splits = {"train": images, "test": images}
