@@ -95,6 +95,24 @@ def test_networks_are_compared_seed_by_seed(folder):
     assert fill(text, folder) == "1 and 1 of 2"
 
 
+def test_autoattack_stands_beside_pgd_on_the_same_images(folder):
+    """ε of each image of two seeds; AutoAttack has been run on two of the four."""
+    falls = {"PGD L2": {(0, 1): 1, (0, 2): 0.5, (1, 1): 0.5, (1, 2): 0.5}}
+    falls["AutoAttack L2"] = {(0, 1): 0.5, (0, 2): None}
+    rows = [
+        {"setting": "funn", "seed": seed, "attack": attack, "image": i, "distance": far}
+        for attack, images in falls.items()
+        for (seed, i), far in images.items()
+    ]
+    pd.DataFrame(rows).to_csv(folder / "funn_rates.csv", index=False)
+    text = " ".join(
+        f"{{funn_autoattack[funn | L2 | {epsilon}].{key}:.1f}}"
+        for epsilon in (0.5, 1)
+        for key in ("n", "left", "pgd")
+    )
+    assert fill(text, folder) == "2.0 0.5 0.5 2.0 0.5 0.0"
+
+
 def test_lines_are_as_long_as_their_numbers_make_them(folder):
     text = "{baselines[b | bim].share}\nor " + "so " * 40 + "\n\n* one\n  item\n* two"
     first, second, blank, *items = fill(text, folder).split("\n")

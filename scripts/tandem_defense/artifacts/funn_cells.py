@@ -143,6 +143,7 @@ def funn_rates(file: Path, why: dict, config: dict) -> str:
                 best = "–"
                 if name in tried:
                     best = as_percent(1 - rates.fallen(tried[name], "distance", epsilon))
+                    best += f" of {len(tried[name])}"
                 found = as_percent(rates.fallen(left, "distance", epsilon)) if len(left) else "–"
                 margin = as_noise(100 * left["margin"].median())
                 bounds.append(

@@ -195,6 +195,20 @@ def _rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
+def _autoattack(table: pd.DataFrame) -> pd.DataFrame:
+    """Per network, norm and ε: n, the images of AutoAttack; what it and PGD leave of these."""
+    lines = {}
+    for norm in rates.NORMS:
+        tried = rates.groups(table, f"PGD {norm}")
+        for name, rows in rates.groups(table, f"AutoAttack {norm}").items():
+            same = rows[["seed", "image"]].merge(tried[name], on=["seed", "image"])
+            for epsilon in rates.BUDGETS[f"AutoAttack {norm}"]:
+                line = {"n": len(rows), "left": 1 - rates.fallen(rows, "distance", epsilon)}
+                line["pgd"] = 1 - rates.fallen(same, "distance", epsilon)
+                lines[name, norm, epsilon] = line
+    return pd.DataFrame.from_dict(lines, orient="index", columns=["n", "left", "pgd"])
+
+
 def _by_seed(values: pd.Series, rows: pd.DataFrame, how: str = "mean") -> pd.Series:
     return values.groupby(rows["seed"]).agg(how)
 
@@ -255,6 +269,7 @@ READERS = {
     "tandem_pairs": ("tandem", _pairs),
     "threads": ("../../performance/threads", _threads),
     "funn_rates": ("funn_rates", _rates),
+    "funn_autoattack": ("funn_rates", _autoattack),
     "references": ("references", _references),
     "together": ("answers", _together),
     "curves": ("answers", _curves),
