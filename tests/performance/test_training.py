@@ -33,9 +33,9 @@ def test_a_run_has_both_implementations_in_both_stages(root, tmp_path):
 
 def test_a_run_has_both_precisions(root, tmp_path):
     # Few images: a processor without units for bfloat16 is many times slower with it.
-    table = run(root, tmp_path, "precision.py", "--defenses", "ComDefend", "--images", "2")
+    table = run(root, tmp_path, "precision.py", "--defenses", "ComDefend", "--images", "8")
     assert table["precision"].tolist() == ["float32", "bf16"]
-    assert table["seconds_per_image"].notna().all()
+    assert (table["seconds_per_image"] > 0).all()
 
 
 def test_the_page_has_the_numbers_of_the_file(benchmark):

@@ -463,7 +463,8 @@ def test_files_that_the_configuration_names_are_there(config, tmp_path, monkeypa
     )
     (tmp_path / "numbers.csv").write_bytes(b"\xff")
     assert "found numbers.csv, which is not a table" in machine(config)
-    (tmp_path / "numbers.csv").write_text("dataset,model,attack,success_rate,noise_level\n")
+    header = "\ufeff\ndataset,model,attack,success_rate,noise_level\n"  # as spreadsheets write it
+    (tmp_path / "numbers.csv").write_text(header, encoding="utf-8")
     configuration.check_machine(config)
 
 

@@ -22,9 +22,9 @@ def unlike(section: str, entry: dict, file: Path) -> str | None:
     """The complaint about a table of published numbers without a column that the artifact reads."""
     wanted = schema.constant(target(section, entry), "PRINTED") or ()
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            columns = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError) as error:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            columns = next(filter(None, csv.reader(lines)), [])  # as pandas, after blank lines
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         return f"found {file.name}, which is not a table ({error})"
     missing = [name for name in wanted if name not in columns]
     if missing:
