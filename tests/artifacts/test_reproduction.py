@@ -225,6 +225,39 @@ def test_networks_of_the_sweep_stand_beside_print(folder):
     assert any(row[-1] == "40.00 (2)°" for row in found.values())
 
 
+def test_table_1_in_short_has_a_row_per_set_of_photographs(folder):
+    """In print, of all that a defense has, and of those that t-DIPs has; no cell of other sets."""
+    measured = folder / "measured"
+    measured.joinpath("table1.csv").write_text(
+        "classifier,defense,attack,n,accuracy,low,high,published\n"
+        "resnet50,blur,clean,3,0.66,0,1,\nresnet50,blur,bim,2,0.5,0,1,\n"
+        "resnet50,tdips,clean,1,1,0,1,0.5\nresnet50,tdips,bim,1,0,0,1,\n"
+        "resnet18,blur,clean,3,0.33,0,1,\n"
+    )
+    keys = ["classifier", "defense", "attack", "image", "iteration", "prediction"]
+    rows = [("resnet50", "blur", "clean", image, 0, 7 * (image < 2)) for image in range(3)]
+    rows += [("resnet50", "blur", "bim", image, 0, 7 * image) for image in range(2)]
+    rows += [("resnet50", "tdips", attack, 1, 1000, 7) for attack in ("clean", "bim")]
+    table = pd.DataFrame(rows, columns=keys).assign(label=7)
+    table.to_csv(measured / "answers.csv", index=False)
+    folder.joinpath("reasons.toml").write_text('[table1]\ntext = "In short:"\n')
+    page = reproduction.page(folder)
+    head, *rows = rows_of(page, "t-DIPs, Table 1, on photographs")
+    assert head[:2] == ["classifier", "defense"] and head[2:4] == ["photographs", "clean"]
+    bim = head.index("BIM")
+    found = [[*row[:4], row[bim]] for row in rows]
+    assert found == [
+        ["ResNet50", "3 × 3 blur", "3", "66", "–"],
+        ["", "", "1", "100", "100"],
+        ["", "t-DIPs", "in print", "50", "–"],
+        ["", "", "1", "100", "0"],
+        ["ResNet18", "3 × 3 blur", "3", "33", "–"],
+    ]
+    measured.joinpath("answers.csv").unlink()
+    page = reproduction.page(folder)
+    assert len(rows_of(page, "t-DIPs, Table 1, on photographs")) == len(rows)  # head, one less
+
+
 def test_the_page_begins_with_table_2_its_finding_and_its_ledger():
     files = ["table2.csv", "funn_rates.csv", "funn_claims.csv"]
     assert list(reproduction.SECTIONS)[:3] == files

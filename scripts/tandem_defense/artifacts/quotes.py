@@ -213,7 +213,7 @@ def _by_seed(values: pd.Series, rows: pd.DataFrame, how: str = "mean") -> pd.Ser
     return values.groupby(rows["seed"]).agg(how)
 
 
-def _together(table: pd.DataFrame) -> pd.DataFrame:
+def together(table: pd.DataFrame) -> pd.DataFrame:
     """Per classifier, defense and attack: n and share, on t-DIPs' photographs of all attacks."""
     last = table[(table["defense"] == "tdips") & (table["iteration"] == 1000)]
     attacks = last.groupby(["classifier", "image"])["attack"].transform("nunique")
@@ -271,7 +271,7 @@ READERS = {
     "funn_rates": ("funn_rates", _rates),
     "funn_autoattack": ("funn_rates", _autoattack),
     "references": ("references", _references),
-    "together": ("answers", _together),
+    "together": ("answers", together),
     "curves": ("answers", _curves),
     "colors": ("colors", _colors),
     "schedules": ("schedules", compare),

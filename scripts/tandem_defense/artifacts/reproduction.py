@@ -69,7 +69,9 @@ def page(folder: Path) -> str:
         if text and _measured(folder, name, *others):
             link = f"[In detail](reproduction_details.md#{_anchor(title)})."
             body = fill(text, folder / "measured")
-            parts.append(f"## {title}\n\n{body}\n\n{link}\n")
+            if name in IN_SHORT and _measured(folder, name):
+                body += "\n\n" + IN_SHORT[name](folder / "measured" / name, config)
+            parts.append(f"## {title}\n\n{body.rstrip()}\n\n{link}\n")
     return "\n".join(parts)
 
 
@@ -157,6 +159,8 @@ def provenance(file: Path, why: dict, config: dict) -> str:
     )
 
 
+# File to what makes a table of it that stands below a finding.
+IN_SHORT = {"table1.csv": tdips_cells.in_short}
 # File to the section's title, what makes it of the file, and files of which it is made as well.
 SECTIONS = {
     "table2.csv": ("FUNN, Table 2, on MNIST", funn_cells.table2),

@@ -1,5 +1,6 @@
 """What docs/reproduction_details.md has of t-DIPs: a function per file, as in ``funn_cells``."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from tandem_defense.artifacts import findings
@@ -9,7 +10,7 @@ from tandem_defense.artifacts.claims import verdict as held
 from tandem_defense.artifacts.findings import verdict
 from tandem_defense.artifacts.pages import as_percent, as_table, labels_of
 from tandem_defense.artifacts.printing import points
-from tandem_defense.artifacts.quotes import pairs
+from tandem_defense.artifacts.quotes import pairs, together
 from tandem_defense.evaluation.statistics import paired_interval
 from tandem_defense.extras import extra
 
@@ -39,6 +40,43 @@ def table1(file: Path, why: dict, config: dict) -> str:
         )
     head = ["classifier", "defense", "attack", "published, %", "measured, % [interval]", "images"]
     return as_table([*head, "verdict", "why"], rows, 3)
+
+
+def in_short(file: Path, config: dict) -> str:
+    """Table 1 on one screen: accuracies in %, in print, of all photographs, of those t-DIPs has."""
+    name = config["tables"]["table1"]["experiment"]
+    labels = labels_of(config, name) | {"clean": "clean"}
+    attacks = ["clean", *config["experiments"][name]["attacks"]]
+    table = pd.read_csv(file).set_index(["classifier", "defense", "attack"])
+    shared = None
+    if (answers := file.with_name("answers.csv")).exists():
+        shared = together(pd.read_csv(answers)).rename(columns={"share": "accuracy"})
+
+    def row(cells: pd.DataFrame, column: str, count: int | None = None) -> list[str]:
+        shares = cells[column] if count is None else cells.loc[cells["n"] == count, column]
+        shares = shares.reindex(attacks)
+        return [f"{100 * share:.0f}" if pd.notna(share) else "–" for share in shares]
+
+    lines = []
+    for (classifier, defense), cells in table.groupby(level=[0, 1], sort=False):
+        cells = cells.droplevel([0, 1])
+        head = [labels.get(classifier, classifier), labels.get(defense, defense)]
+        if cells["published"].notna().any():
+            lines.append([*head, "in print", *row(cells, "published")])
+        whole = int(cells["n"].max())
+        lines.append([*head, str(whole), *row(cells, "accuracy", whole)])
+        if shared is not None and (classifier, defense) in shared.index.droplevel(2):
+            some = shared.loc[(classifier, defense)]
+            count = int(some["n"].max())
+            if count != whole:
+                lines.append([*head, str(count), *row(some, "accuracy", count)])
+    for above, line in reversed(list(pairwise(lines))):  # a name once
+        if line[:2] == above[:2]:
+            line[1] = ""
+        if line[0] == above[0]:
+            line[0] = ""
+    heads = ["classifier", "defense", "photographs", *(labels[attack] for attack in attacks)]
+    return as_table(heads, lines, 2)
 
 
 def differences(file: Path, why: dict, config: dict) -> str:
