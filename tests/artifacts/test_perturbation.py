@@ -1,8 +1,11 @@
 """FUNN's Figure 2: perturbations stretched by the factor that is printed below them."""
 
+import dataclasses
+
 import frames
 import numpy as np
 import pytest
+import torch
 from frames import DIGITS
 
 from tandem_defense.artifacts.base import Inputs
@@ -48,6 +51,17 @@ def test_by_hand():
     assert table["classifier"].tolist() == ["classic", "funn"]
     assert table["prediction"].tolist() == ["2", "7"] and table["correct"].tolist() == [False, True]
     assert table["l2"].tolist() == pytest.approx([0.5, 0])
+
+
+def test_an_image_that_the_attack_left_as_it_was_is_unchanged():
+    """Every gray value, as an attack has it in float32."""
+    values = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28, 1))
+    data = dataclasses.replace(digits(), images=values)
+    same = torch.from_numpy(values).permute(0, 3, 1, 2).float().div(255).numpy()
+    chunk = frames.attacked_set(data, same, [7])
+    figure, table = draw(data, chunk, chunk)
+    assert texts(figure).count("unchanged") == 2 and "shown" not in texts(figure)
+    assert table["l2"].tolist() == [0, 0]
 
 
 def test_shows_the_first_images_that_all_classify_correctly():

@@ -42,7 +42,7 @@ class Perturbation(Figure):
         images, captions, rows = [], [], []
         for i in which:
             label = int(data.labels[i])
-            original = pixels(data.images[i] / 255)
+            original = pixels(data.images[i] / np.float32(255))  # as the attack had it, to the bit
             images.append([original])
             captions.append([[answer({"prediction": data.classes[label], "correct": True})]])
             for name, chunk in zip(self.classifiers, attacked, strict=True):
