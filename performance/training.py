@@ -37,10 +37,10 @@ class Plain(nn.Module):
 
     def __init__(self, noise: int = 0):
         super().__init__()
-        widths, relu = (1, 16, 32, 64, 64, 64), nn.ReLU()
+        widths, relu = (1, 16, 32, 64, 64, 32), nn.ReLU()
         down = [nn.Conv2d(i, o, 3, 2, 1) for i, o in pairwise(widths)]
         up = [nn.ConvTranspose2d(i, o, 3, 2, 1, 1) for i, o in pairwise(widths[::-1])]
-        up[0] = nn.ConvTranspose2d(64 + noise, 64, 3, 2, 1, 1)
+        up[0] = nn.ConvTranspose2d(widths[-1] + noise, widths[-2], 3, 2, 1, 1)
         self.encoder = nn.Sequential(*(layer for step in down for layer in (step, relu)))
         self.decoder = nn.Sequential(*[layer for step in up for layer in (step, relu)][:-1])
 

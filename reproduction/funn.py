@@ -93,19 +93,21 @@ def rates(factor: float) -> dict[str, float]:
 
 # In the order of what they decide.
 SETTINGS = {
+    "classic, 32": classic(16, 32, 64, 64, 32),
+    "funn, 32": funn(16, 32, 64, 64, 32),
+    "magnet, 32": (MagNet, {"channels": 1}, {"epochs": 100}),
+    # Other widths, features' activations and numbers of epochs.
     "classic, 64": classic(16, 32, 64, 64, 64),
     "funn, 64": funn(16, 32, 64, 64, 64),
     "magnet, 64": (MagNet, {"channels": 1}, {"epochs": 100}),
     "classic, 256": classic(16, 32, 64, 128, 256),
     "funn, 256": funn(16, 32, 64, 128, 256),
-    "classic, 64, 9 epochs": classic(16, 32, 64, 64, 64, epochs=9),
-    "classic, 64, tanh01": classic(16, 32, 64, 64, 64, activation="tanh01"),
-    "funn, 64, tanh01": funn(16, 32, 64, 64, 64, activation="tanh01"),
+    "classic, 32, tanh01": classic(16, 32, 64, 64, 32, activation="tanh01"),
+    "funn, 32, tanh01": funn(16, 32, 64, 64, 32, activation="tanh01"),
+    "classic, 32, 9 epochs": classic(16, 32, 64, 64, 32, epochs=9),
+    "classic, 32, 40 epochs": classic(16, 32, 64, 64, 32, epochs=40),
     "classic, 128": classic(16, 32, 64, 128, 128),
-    "classic, 32": classic(16, 32, 64, 64, 32),
-    "classic, 64, 40 epochs": classic(16, 32, 64, 64, 64, epochs=40),
     "funn, 128": funn(16, 32, 64, 128, 128),
-    "funn, 32": funn(16, 32, 64, 64, 32),
     "classic, doubled": classic(32, 64, 128, 256, 512),
     "funn, doubled": funn(32, 64, 128, 256, 512),
     # What the paper says of a larger β, and of a bad choice of learning rates.
@@ -114,7 +116,8 @@ SETTINGS = {
     "funn, 64, rates x 3": funn(16, 32, 64, 64, 64, training=rates(3)),
     "funn, 64, rates x 1-3": funn(16, 32, 64, 64, 64, training=rates(1 / 3)),
 }
-BEHIND = {"magnet, 64": "classic, 64"}  # a defense, before which classifier
+# A defense, before which classifier.
+BEHIND = {"magnet, 32": "classic, 32", "magnet, 64": "classic, 64"}
 
 
 def kept(name: str, seed: int, ending: str) -> Path:

@@ -33,6 +33,7 @@ from tandem_defense.seeds import derive_seed  # noqa: E402
 OUTPUT = HERE / "measured/references.csv"
 KEPT = HERE / "results/references"  # weights, logs and checkpoints of trainings
 SEED = 0
+WIDTHS = (16, 32, 64, 64, 64)  # the default when the first of these were measured
 MODELS = {  # class, training
     "linf": (Supervised, {"adversary": "linf", "epsilon": 0.2, "steps": 5, "epochs": 6}),
     "plain": (Supervised, {"epochs": 6}),
@@ -47,7 +48,7 @@ COLUMNS = ["model", "seed", "measure", "norm", "epsilon", "first", "n", "correct
 def trained(name: str, images: torch.Tensor, labels: torch.Tensor) -> ClassicAutoencoder:
     """The classifier, kept once trained."""
     kind, training = MODELS[name]
-    net, file = kind(), KEPT / f"{name.replace(' ', '-')}-{SEED}.safetensors"
+    net, file = kind(widths=WIDTHS), KEPT / f"{name.replace(' ', '-')}-{SEED}.safetensors"
     if file.exists():
         net.load_state_dict(load_file(file))
         return net.eval()

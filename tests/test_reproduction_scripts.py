@@ -155,11 +155,11 @@ def test_table_2_has_the_medians_of_the_networks_that_stand_for_its_models(root,
     import funn
 
     rows = [
-        {"setting": "funn, 64", "seed": seed, "measure": "fgsm", "n": n, "value": v, "noise": z}
+        {"setting": "funn, 32", "seed": seed, "measure": "fgsm", "n": n, "value": v, "noise": z}
         for seed, n, v, z in ((0, 960, 0.1, 0.2), (1, 964, 0.3, 0.1), (2, 961, 0.2, 0.4))
     ]
     other = {"setting": "funn, 256", "measure": "fgsm"}
-    accuracy = {"setting": "classic, 64", "measure": "accuracy"}
+    accuracy = {"setting": "classic, 32", "measure": "accuracy"}
     table = funn.table2(pd.DataFrame([*rows, rows[0] | other, rows[0] | accuracy]))
     (row,) = table.to_dict("records")
     assert (row["model"], row["attack"], row["n"], row["seeds"]) == ("funn", "fgsm", 961, 3)

@@ -7,6 +7,8 @@ import yaml
 from tandem_defense.artifacts import findings
 from tandem_defense.evaluation.statistics import images_to_decide, wilson
 
+FUNN = findings.MODELS["funn"]
+
 
 @pytest.mark.parametrize(
     ("published", "low", "high", "expected"),
@@ -137,7 +139,7 @@ def test_claims_of_funn_are_judged_on_table_2_unless_more_is_there(tmp_path):
     assert not here.loc[robust, "holds"] and here["holds"].isna().sum() == 8
     (tmp_path / "funn.csv").write_text(
         "setting,measure,value,noise\n"
-        '"funn, 64",deepfool_l2_50,0.01,0.2\n"funn, 64",deepfool_l2_50,0.03,0.2\n'
+        f'"{FUNN}",deepfool_l2_50,0.01,0.2\n"{FUNN}",deepfool_l2_50,0.03,0.2\n'
     )
     here = findings.funn_ledger(tmp_path)[1].set_index("claim")
     assert here.loc[robust, "evidence"] == "deepfool_l2_50 2.00% [1.00%, 3.00%]"
@@ -164,14 +166,14 @@ def test_growth_is_judged_where_all_steps_have_the_same_images(tmp_path):
     """Of other images 50 steps fool 98 %; of those that 200 have too, all."""
     cells = [(1000, "deepfool_linf_50", 0.98), (200, "deepfool_linf_200", 1.0)]
     rows = [
-        {"setting": "funn, 64", "seed": 0, "measure": name, "n": n, "value": share, "noise": 1.0}
+        {"setting": FUNN, "seed": 0, "measure": name, "n": n, "value": share, "noise": 1.0}
         for n, name, share in cells
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "funn.csv", index=False)
     claim = "the success of DeepFool L∞ on FUNN grows with its steps"
     here = findings.funn_ledger(tmp_path)[1].set_index("claim")
     assert here.loc[claim, "holds"]
-    walk = {"setting": "funn, 64", "seed": 0, "distance": 1.0, "margin": 0.0}
+    walk = {"setting": FUNN, "seed": 0, "distance": 1.0, "margin": 0.0}
     walks = [
         walk | {"attack": f"DeepFool {norm}, Foolbox 1", "image": i, "step": steps}
         for norm, every in (("L∞", (10, 40)), ("L2", (10, 90)))

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from tandem_defense.artifacts import reproduction
+from tandem_defense.artifacts import findings, reproduction
 from tandem_defense.artifacts.base import PUBLISHED
 from tandem_defense.evaluation.published import read_table
 
@@ -170,7 +170,7 @@ def test_claims_of_funn_are_judged_on_the_sweep(folder):
     rows = [
         {"setting": name, "seed": seed, "measure": key, "n": 1000, "value": value + seed / 100}
         | {"noise": 0.3}
-        for name in ("funn, 64", "funn, 64, beta 0.02", "funn, 64, beta 0.05")
+        for name in (findings.MODELS["funn"], *findings.LARGER.values())
         for key, value in measured.items()
         for seed in (0, 1, 2)
     ]

@@ -53,7 +53,7 @@ def test_layers_are_the_papers():
     for layer in autoencoder.encoder:
         x = layer(x)
         sizes.append(tuple(x.shape[1:]))
-    assert sizes[1::2] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2), (64, 1, 1)]
+    assert sizes[1::2] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 2, 2), (32, 1, 1)]
     sizes.clear()
     for layer in autoencoder.decoder:
         x = layer(x)
@@ -120,7 +120,7 @@ def test_noise_is_tiled_after_the_features():
 
 def test_noise_is_concatenated_to_the_papers_vector():
     attacker = FUNN().attacker
-    features, noise = torch.rand(2, 64, 1, 1), torch.rand(2, 32)
+    features, noise = torch.rand(2, 32, 1, 1), torch.rand(2, 32)
     vector = torch.cat([features, noise[:, :, None, None]], 1)
     assert torch.equal(attacker.decode(features, noise), attacker.decoder(vector))
 
@@ -195,10 +195,10 @@ class Plain(torch.nn.Module):
         self.encoder = torch.nn.Sequential(
             *(conv(1, 16, 3, 2, 1), relu, conv(16, 32, 3, 2, 1), relu),
             *(conv(32, 64, 3, 2, 1), relu, conv(64, 64, 3, 2, 1), relu),
-            *(conv(64, 64, 3, 2, 1), relu),
+            *(conv(64, 32, 3, 2, 1), relu),
         )
         self.decoder = torch.nn.Sequential(
-            *(deconv(64 + noise, 64, 3, 2, 1, 1), relu, deconv(64, 64, 3, 2, 1, 1), relu),
+            *(deconv(32 + noise, 64, 3, 2, 1, 1), relu, deconv(64, 64, 3, 2, 1, 1), relu),
             *(deconv(64, 32, 3, 2, 1, 1), relu, deconv(32, 16, 3, 2, 1, 1), relu),
             deconv(16, 1, 3, 2, 1, 1),
         )

@@ -28,9 +28,9 @@ IMAGES = 1000  # that a published share is of, in both papers
 RUNS = {"tandem": ("tdips", 100), "dip": ("dip", 0)}
 AVERAGE, LAST = "0.99", 1000
 # Which networks of reproduction/funn.py play which part in the paper's claims.
-MODELS = {"classic": "classic, 64", "magnet": "magnet, 64", "funn": "funn, 64"}
+MODELS = {"classic": "classic, 32", "magnet": "magnet, 64", "funn": "funn, 32"}
 LARGER = {0.02: "funn, 64, beta 0.02", 0.05: "funn, 64, beta 0.05"}
-RATES = {"× 3": "funn, 64, rates x 3", "÷ 3": "funn, 64, rates x 1-3"}
+RATES = {"× 1": "funn, 64", "× 3": "funn, 64, rates x 3", "÷ 3": "funn, 64, rates x 1-3"}
 
 HEAD = ["cells or claim", "in print", "measured", "verdict", "what would decide"]
 Row = tuple[str, str, str, str, str]

@@ -166,10 +166,10 @@ def _pairs(table: pd.DataFrame) -> pd.DataFrame:
 def _rates(table: pd.DataFrame) -> pd.DataFrame:
     """Per network, norm and rule of DeepFool: fooled after 10 and 50 steps, median distance.
 
-    ``nearer``: in how many of the ``seeds`` that the first network has too the distance is shorter
-    than its. And, where there is PGD, in how many it fools more within 0.5 (L2) or 0.05,
-    ``pgd_nearer``; what stands after 50 steps of Foolbox 1's: how many, the median lead that is
-    left, and the share of them that PGD fools within 1 (in L2).
+    ``nearer``: in how many of the ``seeds`` that both have the distance is shorter than the classic
+    autoencoder's of the same widths. And, where there is PGD, in how many it fools more within 0.5
+    (L2) or 0.05, ``pgd_nearer``; what stands after 50 steps of Foolbox 1's: how many, the median
+    lead that is left, and the share of them that PGD fools within 1 (in L2).
     """
     lines = {}
     for norm in rates.NORMS:
@@ -179,15 +179,18 @@ def _rates(table: pd.DataFrame) -> pd.DataFrame:
             walks = rates.groups(table, f"DeepFool {norm}, {rule}")
             far = {name: _by_seed(rows["distance"], rows, "median") for name, rows in walks.items()}
             for name, rows in walks.items():
+                classic = "classic," + name.partition(",")[2]
                 line = {
                     "after_10": rates.fallen(rows, "step", 10),
                     "after_50": rates.fallen(rows, "step", rates.EARLY),
                     "distance": rows["distance"].median(),
-                    "seeds": len(far[name]),
-                    "nearer": int((far[name] < next(iter(far.values()))).sum()),
                 }
+                if classic in far:
+                    difference = (far[name] - far[classic]).dropna()
+                    line |= {"seeds": len(difference), "nearer": int((difference < 0).sum())}
+                if {name, classic} <= {*tried}:
+                    line["pgd_nearer"] = int((falls[name] - falls[classic] > 0).sum())
                 if name in tried:
-                    line["pgd_nearer"] = int((falls[name] > next(iter(falls.values()))).sum())
                     left = rates.standing(table, name, norm)
                     line |= {"standing": len(left), "lead": left["margin"].median()}
                     line["pgd"] = rates.fallen(left, "distance", 1) if len(left) else float("nan")

@@ -188,7 +188,7 @@ class ClassicAutoencoder(Classifier):
     channels: Count = 1
     size: Count = 28
     pad: Size = 2
-    widths: Counts = (16, 32, 64, 64, 64)
+    widths: Counts = (16, 32, 64, 64, 32)
     activation: Literal["relu", "tanh01"] = "relu"
     hidden: Count = 64
 
@@ -224,7 +224,7 @@ class ClassicAutoencoder(Classifier):
         return nn.functional.pad(images, [-self.pad] * 4)
 
     def maps(self, images: Tensor) -> Tensor:
-        """The encoder's features, (B, F, s, s): (B, 64, 1, 1) for MNIST.
+        """The encoder's features, (B, F, s, s): (B, 32, 1, 1) for MNIST.
 
         Raises ValueError for images of another shape or that are not floating point.
         """
