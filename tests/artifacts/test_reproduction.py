@@ -249,7 +249,7 @@ def test_table_1_in_short_has_a_row_per_set_of_photographs(folder):
     assert found == [
         ["ResNet50", "3 × 3 blur", "3", "66", "–"],
         ["", "", "1", "100", "100"],
-        ["", "t-DIPs", "in print", "50", "–"],
+        ["", "t-DIPs", "in print", "50.0", "–"],
         ["", "", "1", "100", "0"],
         ["ResNet18", "3 × 3 blur", "3", "33", "–"],
     ]

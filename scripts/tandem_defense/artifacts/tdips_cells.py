@@ -52,24 +52,26 @@ def in_short(file: Path, config: dict) -> str:
     if (answers := file.with_name("answers.csv")).exists():
         shared = together(pd.read_csv(answers)).rename(columns={"share": "accuracy"})
 
-    def row(cells: pd.DataFrame, column: str, count: int | None = None) -> list[str]:
-        shares = cells[column] if count is None else cells.loc[cells["n"] == count, column]
-        shares = shares.reindex(attacks)
-        return [f"{100 * share:.0f}" if pd.notna(share) else "–" for share in shares]
+    def row(shares: pd.Series, digits: int) -> list[str]:
+        shares = 100 * shares.reindex(attacks)
+        return [f"{share:.{digits}f}" if pd.notna(share) else "–" for share in shares]
+
+    def measured(cells: pd.DataFrame, count: int) -> list[str]:
+        return [str(count), *row(cells.loc[cells["n"] == count, "accuracy"], 0)]
 
     lines = []
     for (classifier, defense), cells in table.groupby(level=[0, 1], sort=False):
         cells = cells.droplevel([0, 1])
         head = [labels.get(classifier, classifier), labels.get(defense, defense)]
         if cells["published"].notna().any():
-            lines.append([*head, "in print", *row(cells, "published")])
+            lines.append([*head, "in print", *row(cells["published"], 1)])
         whole = int(cells["n"].max())
-        lines.append([*head, str(whole), *row(cells, "accuracy", whole)])
+        lines.append([*head, *measured(cells, whole)])
         if shared is not None and (classifier, defense) in shared.index.droplevel(2):
             some = shared.loc[(classifier, defense)]
             count = int(some["n"].max())
             if count != whole:
-                lines.append([*head, str(count), *row(some, "accuracy", count)])
+                lines.append([*head, *measured(some, count)])
     for above, line in reversed(list(pairwise(lines))):  # a name once
         if line[:2] == above[:2]:
             line[1] = ""
