@@ -42,8 +42,10 @@ from tandem_defense.artifacts.findings import MODELS  # noqa: E402
 from tandem_defense.artifacts.success import COLUMNS  # noqa: E402
 from tandem_defense.attacks.batches import in_batches  # noqa: E402
 from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder  # noqa: E402
+from tandem_defense.classifiers.supervised import Supervised  # noqa: E402
 from tandem_defense.datasets.base import ImageSet  # noqa: E402
 from tandem_defense.datasets.mnist import MNIST  # noqa: E402
+from tandem_defense.defenses.base import Defense  # noqa: E402
 from tandem_defense.defenses.magnet import MagNet  # noqa: E402
 from tandem_defense.evaluation.published import read_table  # noqa: E402
 from tandem_defense.pipeline import artifacts, checkpoint, classes  # noqa: E402
@@ -85,6 +87,11 @@ def funn(*widths: int, training: dict | None = None, **settings) -> tuple:
     return FUNN, {"widths": widths} | settings, training or {}
 
 
+def labels(*widths: int, **training) -> tuple:
+    """(class, settings, training) of the same network trained with labels, a reference."""
+    return Supervised, {"widths": widths}, {"epochs": 6} | training
+
+
 def rates(factor: float) -> dict[str, float]:
     """FUNN's three learning rates of Table 1, times a factor."""
     paper = {"attacker_rate": 1e-3, "defender_rate": 5e-4, "optimization_rate": 1e-5}
@@ -96,6 +103,11 @@ SETTINGS = {
     "classic, 32": classic(16, 32, 64, 64, 32),
     "funn, 32": funn(16, 32, 64, 64, 32),
     "magnet, 32": (MagNet, {"channels": 1}, {"epochs": 100}),
+    # What is known to hold, or not: trained with labels, adversarially (Madry et al. 2017), or not.
+    "labels, 32": labels(16, 32, 64, 64, 32),
+    "labels, 32, L∞": labels(16, 32, 64, 64, 32, adversary="linf", epsilon=0.2, steps=5),
+    "labels, 32, L2": labels(16, 32, 64, 64, 32, adversary="l2", epsilon=2.0, steps=5),
+    "random, 32": classic(16, 32, 64, 64, 32, epochs=0),
     # Other widths, features' activations and numbers of epochs.
     "classic, 64": classic(16, 32, 64, 64, 64),
     "funn, 64": funn(16, 32, 64, 64, 64),
@@ -146,6 +158,22 @@ def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor) -> t
     return net
 
 
+def built(
+    name: str, seed: int, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[ClassicAutoencoder, Defense | None]:
+    """The trained classifier of a setting, and the defense that stands before it."""
+    net = train(BEHIND.get(name, name), seed, images, labels)
+    return net, train(name, seed, images, labels) if name in BEHIND else None
+
+
+@torch.no_grad()
+def answers(net: ClassicAutoencoder, defense: Defense | None, images: torch.Tensor) -> torch.Tensor:
+    """Classes (N,), -1 where the defense refuses."""
+    if defense is None:
+        return net.predict(images)
+    return net.predict(defense(images)).masked_fill(defense.rejects(images), -1)
+
+
 def attacked(name: str, seed: int, attack: str, net: ClassicAutoencoder, part: ImageSet) -> dict:
     """What in_batches returns of an attack on a bare classifier, kept once made.
 
@@ -182,22 +210,11 @@ def measures(
     wanted = ["accuracy", *sorted(attacks, key=ORDER.index)]
     if known.issuperset(wanted):
         return
-    images, labels, test = to_tensor(splits["train"].images), splits["train"].labels, splits["test"]
-    bare = BEHIND.get(name, name)
-    net = train(bare, seed, images, torch.from_numpy(labels))
-    defense = train(name, seed, images, torch.from_numpy(labels)) if name in BEHIND else None
-
-    def answers(pixels: np.ndarray) -> np.ndarray:
-        """Classes (N,), -1 where the defense refuses."""
-        x = torch.from_numpy(pixels)
-        if defense is None:
-            return net.predict(x).numpy()
-        with torch.no_grad():
-            return net.predict(defense(x)).masked_fill(defense.rejects(x), -1).numpy()
-
+    images, test = to_tensor(splits["train"].images), splits["test"]
+    net, defense = built(name, seed, images, torch.from_numpy(splits["train"].labels))
     if "accuracy" not in known:
         part = test[:IMAGES]
-        right = answers(to_tensor(part.images).numpy()) == part.labels
+        right = answers(net, defense, to_tensor(part.images)).numpy() == part.labels
         rows = [{"measure": "accuracy", "n": IMAGES, "value": float(right.mean())}]
         if defense is None:
             square = float(net.padded(images).square().mean())
@@ -208,8 +225,9 @@ def measures(
         if attack in known:
             continue
         part = test[: FEW if attack in COSTLY else IMAGES]
-        made = attacked(bare, seed, attack, net, part)
-        given, right = answers(made["images"]), made["clean_prediction"] == part.labels
+        made = attacked(BEHIND.get(name, name), seed, attack, net, part)
+        given = answers(net, defense, torch.from_numpy(made["images"])).numpy()
+        right = made["clean_prediction"] == part.labels
         fooled = right & (given != part.labels) & (given >= 0)
         row = {"measure": attack, "n": int(right.sum())}
         row["value"] = float(fooled.sum() / right.sum())

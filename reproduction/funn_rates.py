@@ -4,8 +4,9 @@ python reproduction/funn_rates.py [--settings NAME ...] [--seeds 0] [--attacks N
     [--images 200] [--threads 1]
 
 Attacks networks of reproduction/funn.py, which are trained first where they are not kept, and notes
-of every image when and where it falls: one walk of DeepFool for all numbers of steps, and PGD (and
-AutoAttack if this version has it) with one ε after the other on the images that are left.
+of every image when and where it falls: one walk of DeepFool for all numbers of steps, and PGD and
+AutoAttack with one ε after the other on the images that are left. A defense is attacked as a whole,
+by who knows of all but its detectors; images that it refuses from the start are not counted.
 Writes measured/funn_rates.csv and, of Table 2's networks, funn_rates.png. What is in the CSV is not
 computed again.
 
@@ -30,7 +31,9 @@ from torch import Tensor
 from tandem_defense import device
 from tandem_defense.artifacts import rates
 from tandem_defense.attacks.base import logits_of, margin, untouched
+from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.defenses.base import Defense
 from tandem_defense.pipeline import classes, registry
 from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.seeds import derive_seed
@@ -86,20 +89,21 @@ def sweep(
 
 
 def measure(
-    net: torch.nn.Module, images: ImageSet, seed: int, done: set[str]
+    net: Classifier, images: ImageSet, seed: int, done: set[str], defense: Defense | None = None
 ) -> Iterator[pd.DataFrame]:
     """The rows of every attack that is not `done`, one attack at a time."""
     x, y = to_tensor(images.images), torch.from_numpy(images.labels).long()
-    rows = (net.predict(x) == y).nonzero().squeeze(1)
+    rows = (funn.answers(net, defense, x) == y).nonzero().squeeze(1)
+    whole = net if defense is None else torch.nn.Sequential(defense, net)
     x, y, ids = x[rows], y[rows], [images.ids[i] for i in rows]
     seeds = [derive_seed(seed, name) for name in ids]
     for name, (norm, entry) in ATTACKS.items():
         if name in done or entry["kind"] not in registry.ATTACKS:
             continue
         if name in rates.BUDGETS:
-            table = sweep(net, x, y, seeds, entry, rates.BUDGETS[name])
+            table = sweep(whole, x, y, seeds, entry, rates.BUDGETS[name])
         else:
-            table = walk(net, x, y, norm, entry)
+            table = walk(whole, x, y, norm, entry)
         yield table.assign(attack=name, image=ids)
 
 
@@ -129,8 +133,8 @@ def main() -> None:
             done |= {*ATTACKS} - {*options.attacks}
             if done.issuperset(ATTACKS):
                 continue
-            net = funn.train(name, seed, images, labels)
-            for new in measure(net, splits["test"][: options.images], seed, done):
+            net, defense = funn.built(name, seed, images, labels)
+            for new in measure(net, splits["test"][: options.images], seed, done, defense):
                 new = new.assign(setting=name, seed=seed)[columns].astype({"step": "Int64"})
                 table = pd.concat([table, new]) if len(table) else new
                 table.round({"distance": 5}).to_csv(OUTPUT, index=False, float_format="%.6g")

@@ -15,8 +15,10 @@ from tandem_defense.artifacts import rates
 from tandem_defense.classifiers.autoencoder import ClassicAutoencoder
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
+from tandem_defense.defenses.base import Defense
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.evaluation.rows import Chunk
+from tandem_defense.pipeline.entries import to_tensor
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +61,32 @@ def test_every_correct_image_has_a_row_per_attack(script, case, monkeypatch):
         else:
             assert rows["step"].isna().all()
             assert set(rows["distance"].dropna()) <= set(rates.BUDGETS[name])
+
+
+def test_a_defense_is_attacked_as_a_whole(script, case, monkeypatch):
+    """Its gradient is the composition's; what it refuses from the start is left out."""
+    net, images = case
+    monkeypatch.setattr(
+        script, "ATTACKS", {"PGD L∞": ("L∞", script.ATTACKS["PGD L∞"][1] | {"steps": 5})}
+    )
+    seen = []
+
+    class Negative(Defense):
+        """Inverts images, and refuses the second."""
+
+        def forward(self, x, ids=None):
+            seen.append(len(x))
+            return 1 - x
+
+        def rejects(self, x):
+            return (x == to_tensor(images.images)[1]).flatten(1).all(1)
+
+    defense = Negative()
+    given = net.predict(1 - to_tensor(images.images))
+    right = ImageSet(images.images, given.numpy(), images.ids, images.classes, images.credits)
+    (table,) = script.measure(net, right, seed=0, done=set(), defense=defense)
+    assert table["image"].tolist() == [f"i{i}" for i in (0, 2, 3, 4, 5, 6, 7)]
+    assert len(seen) > 10  # of answers, and of PGD's steps
 
 
 def test_cells_of_table_1_have_as_many_photographs_as_were_answered(root, monkeypatch, tmp_path):

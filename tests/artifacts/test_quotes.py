@@ -110,9 +110,9 @@ def test_autoattack_stands_beside_pgd_on_the_same_images(folder):
     text = " ".join(
         f"{{funn_autoattack[funn | L2 | {epsilon}].{key}:.1f}}"
         for epsilon in (0.5, 1)
-        for key in ("n", "left", "pgd")
+        for key in ("n", "left", "high", "pgd")
     )
-    assert fill(text, folder) == "2.0 0.5 0.5 2.0 0.5 0.0"
+    assert fill(text, folder) == "2.0 0.5 0.9 0.5 2.0 0.5 0.9 0.0"
 
 
 def test_lines_are_as_long_as_their_numbers_make_them(folder):

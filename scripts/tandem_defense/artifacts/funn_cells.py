@@ -11,8 +11,8 @@ from tandem_defense.artifacts import findings, rates
 from tandem_defense.artifacts.base import PUBLISHED
 from tandem_defense.artifacts.findings import MODELS, verdict
 from tandem_defense.artifacts.pages import as_noise, as_percent, as_table, labels_of
+from tandem_defense.artifacts.printing import counts
 from tandem_defense.evaluation.published import read_table
-from tandem_defense.evaluation.statistics import wilson
 from tandem_defense.extras import extra
 
 with extra("pipeline"):
@@ -135,22 +135,18 @@ def funn_rates(file: Path, why: dict, config: dict) -> str:
                 shares = [as_percent(rates.fallen(rows, "step", steps)) for steps in REACHED]
                 middle = as_noise(rows["distance"].median())
                 walks.append((name, norm, rule, len(rows), *shares, middle))
-        tried = rates.groups(table, f"AutoAttack {norm}")
+        walked = rates.groups(table, f"DeepFool {norm}, Foolbox 1")
         for name, rows in rates.groups(table, f"PGD {norm}").items():
+            if name not in walked:
+                continue
             left = rates.standing(table, name, norm)
             for epsilon in BOUNDS[norm]:
-                kept = 1 - rates.fallen(rows, "distance", epsilon)
-                best = "–"
-                if name in tried:
-                    best = as_percent(1 - rates.fallen(tried[name], "distance", epsilon))
-                    best += f" of {len(tried[name])}"
+                kept = as_percent(1 - rates.fallen(rows, "distance", epsilon))
                 found = as_percent(rates.fallen(left, "distance", epsilon)) if len(left) else "–"
                 margin = as_noise(100 * left["margin"].median())
-                bounds.append(
-                    (name, norm, epsilon, as_percent(kept), best, len(left), margin, found)
-                )
+                bounds.append((name, norm, epsilon, kept, len(left), margin, found))
     steps = [f"{n} steps" for n in REACHED]
-    head = ["network", "norm", "ε", "PGD", "AutoAttack"]
+    head = ["network", "norm", "ε", "PGD"]
     return "\n".join(
         [
             f"![what the rates are made of](../reproduction/measured/{file.stem}.png)\n",
@@ -160,8 +156,31 @@ def funn_rates(file: Path, why: dict, config: dict) -> str:
             " Foolbox 1's DeepFool do not fool: how many, what they have left of the true class's"
             " lead over the next (median, in %), and how many PGD fools within ε (in %):\n",
             as_table([*head, "not fooled", "lead left", "PGD fools"], bounds, 2),
+            *_autoattack(table, file.with_name("funn.csv")),
         ]
     )
+
+
+def _autoattack(table: pd.DataFrame, sweep: Path) -> list[str]:
+    """What AutoAttack leaves of every network that it was tried on."""
+    found, accuracy = rates.autoattack(table), pd.Series(dtype=float)
+    if sweep.exists():
+        measured = pd.read_csv(sweep).query("measure == 'accuracy'")
+        accuracy = measured.groupby("setting")["value"].median()
+    bounds, rows = [(norm, epsilon) for norm in rates.NORMS for epsilon in BOUNDS[norm]], []
+    for name, here in found.groupby([name for name, *_ in found.index], sort=False):
+        cells = dict.fromkeys(bounds, "–")
+        for (_, *bound), left, pgd in here[["left", "pgd"]].itertuples(name=None):
+            cells[tuple(bound)] = f"{100 * left:.0f} ({100 * pgd:.0f})"
+        clean = f"{100 * accuracy[name]:.1f}" if name in accuracy else "–"
+        rows.append((name, clean, counts(here["n"]), *cells.values()))
+    title = (
+        "What AutoAttack leaves within ε, in %, of the first images that are classified correctly,"
+        " and what PGD leaves of them (in parentheses); accuracy of the first 1000:\n"
+    )
+    columns = [f"{norm} {epsilon:g}" for norm, epsilon in bounds]
+    head = ["network", "accuracy, %", "images", *columns]
+    return [title, as_table(head, rows, 1)] if rows else []
 
 
 def funn_claims(file: Path, why: dict, config: dict) -> str:
@@ -176,25 +195,3 @@ def funn_claims(file: Path, why: dict, config: dict) -> str:
             cells.append("–" if pd.isna(judged.holds) else words[bool(judged.holds)])
         lines.append(cells)
     return as_table(["claim", "published", "holds", "measured", "holds"], lines, 5)
-
-
-def references(file: Path, why: dict, config: dict) -> str:
-    """Clean accuracy and what AutoAttack leaves, of networks trained with labels."""
-    table = pd.read_csv(file)
-    cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
-    heads = [key for key in cells.reset_index()[["norm", "epsilon"]].drop_duplicates().to_numpy()]
-    heads = sorted(map(tuple, heads), key=lambda key: (key[0] != "none", key[0] == "l2", key[1]))
-    rows = []
-    for name in table["model"].unique():
-        row = [name]
-        for norm, epsilon in heads:
-            if (name, norm, epsilon) not in cells.index:
-                row.append("–")
-                continue
-            n, correct = cells.loc[(name, norm, epsilon)]
-            low, high = wilson(int(correct), int(n))
-            row.append(f"{100 * correct / n:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {n}")
-        rows.append(row)
-    norms = {"none": "clean", "linf": "L∞", "l2": "L2"}
-    titles = [norms[norm] + (f" {epsilon:g}" if epsilon else "") for norm, epsilon in heads]
-    return as_table(["model", *titles], rows, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tandem_defense.artifacts import rates
 from tandem_defense.artifacts.schedules import compare
-from tandem_defense.evaluation.statistics import mcnemar, paired_interval, wilson
+from tandem_defense.evaluation.statistics import mcnemar, paired_interval
 from tandem_defense.extras import extra
 
 with extra("pipeline"):
@@ -198,20 +198,6 @@ def _rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def _autoattack(table: pd.DataFrame) -> pd.DataFrame:
-    """Per network, norm and ε: n, the images of AutoAttack; what it and PGD leave of these."""
-    lines = {}
-    for norm in rates.NORMS:
-        tried = rates.groups(table, f"PGD {norm}")
-        for name, rows in rates.groups(table, f"AutoAttack {norm}").items():
-            same = rows[["seed", "image"]].merge(tried[name], on=["seed", "image"])
-            for epsilon in rates.BUDGETS[f"AutoAttack {norm}"]:
-                line = {"n": len(rows), "left": 1 - rates.fallen(rows, "distance", epsilon)}
-                line["pgd"] = 1 - rates.fallen(same, "distance", epsilon)
-                lines[name, norm, epsilon] = line
-    return pd.DataFrame.from_dict(lines, orient="index", columns=["n", "left", "pgd"])
-
-
 def _by_seed(values: pd.Series, rows: pd.DataFrame, how: str = "mean") -> pd.Series:
     return values.groupby(rows["seed"]).agg(how)
 
@@ -247,13 +233,6 @@ def _curves(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def _references(table: pd.DataFrame) -> pd.DataFrame:
-    """Per model, norm and ε, over all blocks of images: n, share, low, high."""
-    cells = table.groupby(["model", "norm", "epsilon"], sort=False)[["n", "correct"]].sum()
-    low, high = wilson(cells["correct"], cells["n"])
-    return cells.assign(share=cells["correct"] / cells["n"], low=low, high=high)
-
-
 def _colors(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(["run", "average", "steps"], sort=False).mean(numeric_only=True)
 
@@ -272,8 +251,7 @@ READERS = {
     "tandem_pairs": ("tandem", _pairs),
     "threads": ("../../performance/threads", _threads),
     "funn_rates": ("funn_rates", _rates),
-    "funn_autoattack": ("funn_rates", _autoattack),
-    "references": ("references", _references),
+    "funn_autoattack": ("funn_rates", rates.autoattack),
     "together": ("answers", together),
     "curves": ("answers", _curves),
     "colors": ("colors", _colors),

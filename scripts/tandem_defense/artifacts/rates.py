@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tandem_defense.artifacts import style
+from tandem_defense.evaluation.statistics import wilson
 from tandem_defense.extras import extra
 
 with extra("pipeline"):
@@ -44,6 +45,26 @@ def standing(table: pd.DataFrame, setting: str, norm: str) -> pd.DataFrame:
     left = walked[~(walked["step"] <= EARLY)]
     tried = groups(table, f"PGD {norm}")[setting]
     return left[[*keys, "margin"]].merge(tried[[*keys, "distance"]], on=keys)
+
+
+def autoattack(table: pd.DataFrame) -> pd.DataFrame:
+    """What AutoAttack leaves within each ε that it tried.
+
+    Index (setting, norm, ε). Columns n, its images; left, the share that still is classified
+    correctly, low, high, the 95 % interval; pgd, what PGD leaves of these.
+    """
+    lines = {}
+    for norm in NORMS:
+        tried = groups(table, f"PGD {norm}")
+        for name, rows in groups(table, f"AutoAttack {norm}").items():
+            same = rows[["seed", "image"]].merge(tried[name], on=["seed", "image"])
+            for epsilon in BUDGETS[f"AutoAttack {norm}"]:
+                left = 1 - fallen(rows, "distance", epsilon)
+                low, high = wilson(round(left * len(rows)), len(rows))
+                pgd = 1 - fallen(same, "distance", epsilon)
+                lines[name, norm, epsilon] = (len(rows), left, low, high, pgd)
+    columns = ["n", "left", "low", "high", "pgd"]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
 
 
 def draw(table: pd.DataFrame) -> Figure:

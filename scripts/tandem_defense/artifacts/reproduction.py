@@ -172,7 +172,6 @@ SECTIONS = {
         "table2.csv",
     ),
     "table3_mnist.csv": ("Attackers who know of the defense, on MNIST", threat_cells.table3),
-    "references.csv": ("What is known to hold on MNIST", funn_cells.references),
     "funn.csv": ("FUNN's training, and other widths", funn_cells.sweep),
     "funn_figure2.png": ("FUNN's Figure 2", picture),
     "attack_semantics.csv": (
