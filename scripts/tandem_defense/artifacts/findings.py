@@ -29,7 +29,7 @@ RUNS = {"tandem": ("tdips", 100), "dip": ("dip", 0)}
 AVERAGE, LAST = "0.99", 1000
 # Which networks of reproduction/funn.py play which part in the paper's claims, by their last width.
 # Other β and rates are compared with "× 1", which has the width of theirs, not with Table 2's FUNN.
-MODELS = {"classic": "classic, 32", "magnet": "magnet, 64", "funn": "funn, 32"}
+MODELS = {"classic": "classic, 32", "magnet": "magnet, 32", "funn": "funn, 32"}
 LARGER = {0.02: "funn, 64, beta 0.02", 0.05: "funn, 64, beta 0.05"}
 RATES = {"× 1": "funn, 64", "× 3": "funn, 64, rates x 3", "÷ 3": "funn, 64, rates x 1-3"}
 
