@@ -681,6 +681,53 @@ def test_validation_needs_no_torch(root):
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
 
 
+def test_settings_are_inherited_from_files_and_modules_of_the_same_author(tmp_path, monkeypatch):
+    """Beside a file, in a package beside it, in an installed one, also where it re-exports."""
+    base = (
+        "from tandem_defense.attacks.base import Attack\n\n\nclass Base(Attack):\n    {}: int = 3\n"
+    )
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "beside.py").write_text(base.format("beside"))
+    (tmp_path / "nets/__init__.py").write_text("from .deep import Base as Deep\n")
+    (tmp_path / "nets/deep.py").write_text(base.format("deep"))
+    (tmp_path / "mine.py").write_text(
+        "from beside import Base\nfrom nets import Deep\nfrom foolbox import Attack as Other\n\n\n"
+        "class A(Base): ...\n\n\nclass B(Deep): ...\n\n\nclass C(Other): ...\n"
+    )
+    (tmp_path / "nets/mine.py").write_text("from . import Deep\n\n\nclass D(Deep): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = str(tmp_path / "mine.py")
+    found = {
+        target: set(schema_of.schema(target)["properties"]) - {"clip"}
+        for target in (f"{file}:A", f"{file}:B", f"{file}:C", "nets.mine:D")
+    }
+    assert list(found.values()) == [{"beside"}, {"deep"}, set(), {"deep"}]
+    with pytest.raises(ImportError, match="no class Nothing"):
+        schema_of.schema("nets.mine:Nothing")
+
+
+def test_a_file_of_one_s_own_loads_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_mine.py").write_text("KERNEL = 7\n")
+    text = "from beside_mine import KERNEL\n\n\nclass Mine:\n    kernel = KERNEL\n"
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert classes.load_class("mine.py:Mine").kernel == 7
+    monkeypatch.delitem(sys.modules, "beside_mine")
+
+
+def test_reading_an_installed_class_runs_nothing_of_its_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "armed/deep").mkdir(parents=True)
+    for package in ("armed", "armed/deep"):
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('it runs')\n")
+    (tmp_path / "armed/deep/part.py").write_text("class Mine:\n    width: int = 3\n")
+    assert schema_of.defaults("armed.deep.part:Mine") == {"width": 3}
+    for missing in ("armed.deep.other", "armed.deep.part.more", "unarmed.deep"):
+        with pytest.raises(ImportError, match=f"no module {missing}"):
+            schema_of.source(missing)
+
+
 ALL = [target for section in registry.SECTIONS.values() for target in section.values()]
 
 

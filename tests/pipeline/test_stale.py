@@ -122,3 +122,43 @@ def test_a_file_of_the_user_s_may_have_the_name_of_a_script(checkout):
     before = hashes(checkout, "table.py:Mine")
     mine.write_text(mine.read_text() + "x = 1\n")
     assert changed(before, hashes(checkout, "table.py:Mine")) == {"table.py"}
+
+
+ATTACK = "from tandem_defense.attacks.base import Attack\n"
+
+
+def test_what_a_file_of_the_user_s_imports_from_beside_it_counts(checkout):
+    """Another file, a package, and what these import; not what they do not import."""
+    folder = checkout / "study"
+    (folder / "nets").mkdir(parents=True)
+    (folder / "mine.py").write_text(ATTACK + "import layers\n\n\nclass Mine(Attack): ...\n")
+    (folder / "layers.py").write_text("from nets.deep import Net\nimport json, torch\n")
+    (folder / "nets/__init__.py").write_text("")
+    (folder / "nets/deep.py").write_text("class Net: ...\n")
+    (folder / "other.py").write_text("")
+    before = hashes(checkout, "study/mine.py:Mine")
+    assert {"mine.py", "layers.py", "nets/__init__.py", "nets/deep.py"} <= set(before)
+    assert not {"other.py", "torch/__init__.py"} & set(before)
+    with (folder / "nets/deep.py").open("a") as file:
+        file.write("x = 1\n")
+    assert changed(before, hashes(checkout, "study/mine.py:Mine")) == {"nets/deep.py"}
+
+
+def test_what_an_installed_module_imports_from_its_package_counts(checkout, monkeypatch):
+    """Also by a relative import; and of a package that lies in several places, the module alone."""
+    monkeypatch.setenv("PYTHONPATH", str(checkout / "site"))
+    for package in ("lab", "shared/part"):
+        folder = checkout / "site" / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+        text = ATTACK + "from .base import Base\nimport numpy\n\n\nclass Mine(Base): ...\n"
+        (folder / "attack.py").write_text(text)
+        (folder / "base.py").write_text(ATTACK + "\n\nclass Base(Attack): ...\n")
+        (folder / "other.py").write_text("")
+    found = hashes(checkout, "lab.attack:Mine")
+    assert {"lab/__init__.py", "lab/attack.py", "lab/base.py"} <= set(found)
+    assert not [n for n in found if n.startswith("numpy") or n == "lab/other.py"]
+    with (checkout / "site/lab/base.py").open("a") as file:
+        file.write("x = 1\n")
+    assert changed(found, hashes(checkout, "lab.attack:Mine")) == {"lab/base.py"}
+    assert "part/attack.py" in hashes(checkout, "shared.part.attack:Mine")

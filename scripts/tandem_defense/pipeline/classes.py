@@ -11,12 +11,18 @@ Entry = dict
 
 
 def load_class(target: str) -> type:
-    """The class that "module:Class", or "file.py:Class" with the path of a file, names."""
+    """The class that "module:Class", or "file.py:Class" with the path of a file, names.
+
+    A file may import what lies beside it.
+    """
     module, name = target.rsplit(":", 1)
     if not module.endswith(".py"):
         return getattr(importlib.import_module(module), name)
     key = f"tandem_defense_plugin:{Path(module).resolve()}"
     if key not in sys.modules:
+        folder = str(Path(module).resolve().parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
         spec = importlib.util.spec_from_file_location(key, module)
         sys.modules[key] = importlib.util.module_from_spec(spec)
         try:

@@ -3,7 +3,8 @@
 import ast
 import re
 from functools import cache
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from tandem_defense.settings import SUPPLIED, SUPPLIED_TO_FIT, TYPES, evaluate
@@ -19,10 +20,12 @@ def source(module: str) -> Path:
         if Path(module).is_file():
             return Path(module)
         raise ImportError(f"there is no file {module}")
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(str(error)) from error
+    top, *parts = module.split(".")
+    spec, name = find_spec(top), top
+    for part in parts:  # find_spec(module) would run the packages that it is in
+        name = f"{name}.{part}"
+        inside = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(name, inside) if inside else None
     if spec is None or not spec.origin:
         raise ImportError(f"there is no module {module}")
     return Path(spec.origin)
@@ -52,28 +55,65 @@ def has(target: str) -> bool:
 
 
 @cache
+def home(module: str) -> tuple[Path, frozenset[str]]:
+    """The folder that a module's own modules are imported from, and their top-level names.
+
+    A file has those that lie beside it, an installed module those of its package.
+    """
+    if module.endswith(".py"):
+        folder = source(module).parent
+        found = (p for p in folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file())
+        return folder, frozenset(p.stem for p in found)
+    top = module.split(".")[0]
+    spec = find_spec(top)
+    if spec is None or not spec.origin:  # part of a package that several distributions share
+        return Path(), frozenset()
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0], frozenset([top])
+
+
+def _imported(module: str, node: ast.ImportFrom) -> str | None:
+    """The module, or file, that a line imports from; None unless it is ours or the module's own."""
+    name, is_file = node.module or "", module.endswith(".py")
+    folder, own = home(module)
+    if node.level and not is_file:
+        package = module if source(module).stem == "__init__" else module.rpartition(".")[0]
+        return resolve_name("." * node.level + name, package)
+    if node.level:
+        folder = Path(module).parents[node.level - 1]
+    elif name.split(".")[0] not in own | {"tandem_defense"}:
+        return None
+    elif not is_file or name.split(".")[0] not in own:
+        return name
+    path = folder.joinpath(*name.split(".")) if name else folder
+    return str(path / "__init__.py") if path.is_dir() else f"{path}.py"
+
+
+@cache
 def ancestry(target: str) -> list[tuple[str, ast.ClassDef]]:
     """(module, definition) of a class "module:Class" and its base classes, the class first.
 
-    Raises ImportError where the module has no such class.
+    Base classes of other packages are left out. Raises ImportError where the module has no such
+    class.
     """
     module, name = target.rsplit(":", 1)
     tree = _tree(module)
     local = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if name not in local:
-        raise ImportError(f"{module} has no class {name}")
     imports = {
-        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        alias.asname or alias.name: f"{found}:{alias.name}"
         for node in tree.body
-        if isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom) and (found := _imported(module, node))
         for alias in node.names
     }
+    if name in imports:
+        return ancestry(imports[name])
+    if name not in local:
+        raise ImportError(f"{module} has no class {name}")
     lines = [(module, local[name])]
     for base in local[name].bases:
         if not isinstance(base, ast.Name):
             continue
-        parent = f"{module}:{base.id}" if base.id in local else imports.get(base.id, "")
-        if base.id in local or parent.startswith("tandem_defense."):
+        parent = f"{module}:{base.id}" if base.id in local else imports.get(base.id)
+        if parent:
             lines += ancestry(parent)
     return lines
 

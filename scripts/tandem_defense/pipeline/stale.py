@@ -10,43 +10,56 @@ from hashlib import sha256
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from tandem_defense.pipeline.schema import source
+from tandem_defense.pipeline.schema import home, source
 
 SCRIPTS = Path(__file__).parents[2]
 
 
-class OurModules(ModuleFinder):
-    """A module finder that follows imports only into the package."""
+class OwnModules(ModuleFinder):
+    """A module finder that follows imports only into the package, and into a module's own."""
 
-    def import_hook(self, name, *args, **kwargs):
-        """Skip what is not ours: torch alone would take a minute to walk through."""
-        if name.split(".")[0] == "tandem_defense":
-            return super().import_hook(name, *args, **kwargs)
+    def __init__(self, folder: Path = SCRIPTS, names: frozenset[str] = frozenset()):
+        super().__init__(path=[str(folder), str(SCRIPTS)])
+        self.names = names | {"tandem_defense"}
+
+    def import_hook(self, name, caller=None, fromlist=None, level=-1):
+        """Skip what is someone else's: torch alone would take a minute to walk through."""
+        if level > 0 or name.split(".")[0] in self.names:
+            return super().import_hook(name, caller, fromlist, level)
         return None
 
 
 @cache
 def _closure(name: str, *, script: bool = False) -> tuple[str, ...]:
-    """Files of ours behind a module, a file of the user's, or a script of ours ("attack.py")."""
-    finder = OurModules(path=[str(SCRIPTS)])
-    own = ()
+    """Files behind a module, a file of the user's, or a script of ours ("attack.py").
+
+    They are ours and, of the user's, what lies beside the file, or in the package, and is imported.
+    """
+    finder = OwnModules() if script else OwnModules(*home(name))
     if script:
         finder.run_script(str(SCRIPTS / name))
     elif name.endswith(".py"):
         finder.run_script(name)
-    elif name.split(".")[0] == "tandem_defense":
+    elif name.split(".")[0] in finder.names:
         finder.import_hook(name)
-    else:  # a module of the user's that is installed
-        own = (str(source(name)),)
-        finder.run_script(own[0])
-    files = {module.__file__ for module in finder.modules.values() if module.__file__}
+    else:
+        finder.run_script(str(source(name)))
+    files = {m.__file__ for m in finder.modules.values() if str(m.__file__).endswith(".py")}
     # What a module compiles lies beside it.
     files |= {str(p) for f in files for p in Path(f).parent.glob("*.cpp") if _ours(p)}
-    return tuple(sorted(files | set(own)))
+    return tuple(sorted(files))
 
 
 def _ours(path: str | Path) -> bool:
     return Path(path).is_relative_to(SCRIPTS)
+
+
+def _name(file: str) -> str:
+    """A file as its package has it: "mine.py", "package/module.py"."""
+    folder = Path(file).parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return str(Path(file).relative_to(folder))
 
 
 class _Undocumented(ast.NodeTransformer):
@@ -74,6 +87,8 @@ def _hash(file: str) -> str:
 def code(script: str, *targets: str) -> list[str]:
     """``path@hash`` of a script, every module of ours that it imports, and `targets`' modules.
 
+    These with what they import of ours and of their own: beside a file, in an installed package.
+
     `targets` are classes that the script is told, "module:Class" or "file.py:Class". Snakemake
     compares these parameters with those of the last run: the reason it prints names the one file
     that changed, and a `git checkout` that only touches time stamps reruns nothing.
@@ -81,5 +96,4 @@ def code(script: str, *targets: str) -> list[str]:
     files = set(_closure(script, script=True))
     for target in targets:
         files.update(_closure(target.rsplit(":", 1)[0]))
-    names = {f: str(Path(f).relative_to(SCRIPTS)) if _ours(f) else Path(f).name for f in files}
-    return [f"{names[f]}@{_hash(f)}" for f in sorted(files)] + sorted(set(targets))
+    return [f"{_name(f)}@{_hash(f)}" for f in sorted(files)] + sorted(set(targets))
