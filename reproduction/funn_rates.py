@@ -5,8 +5,9 @@ python reproduction/funn_rates.py [--settings NAME ...] [--seeds 0] [--attacks N
 
 Attacks networks of reproduction/funn.py, which are trained first where they are not kept, and notes
 of every image when and where it falls: one walk of DeepFool for all numbers of steps, and PGD and
-AutoAttack with one ε after the other on the images that are left. A defense is attacked as a whole,
-by who knows of all but its detectors; images that it refuses from the start are not counted.
+AutoAttack with several ε, by bisection: what fools within ε does within more. A defense is attacked
+as a whole, by who knows of all but its detectors; images that it refuses from the start are not
+counted.
 Writes measured/funn_rates.csv and, of Table 2's networks, funn_rates.png. What is in the CSV is not
 computed again.
 
@@ -77,15 +78,17 @@ def walk(net: torch.nn.Module, x: Tensor, y: Tensor, norm: str, entry: dict) -> 
 def sweep(
     net: torch.nn.Module, x: Tensor, y: Tensor, seeds: list[int], entry: dict, epsilons: tuple
 ) -> pd.DataFrame:
-    """As :func:`walk`: the smallest ε that fools each image, tried on those not fooled before."""
-    distance = torch.full((len(x),), torch.nan, dtype=torch.float64)  # ε as they are written
-    for epsilon in epsilons:
-        left = distance.isnan().nonzero().squeeze(1)
-        if not len(left):
-            break
-        result = attack(entry, epsilon=epsilon)(net, x[left], y[left], [seeds[i] for i in left])
-        distance[left[result.success]] = epsilon
-    return pd.DataFrame({"step": torch.nan, "distance": distance.tolist(), "margin": torch.nan})
+    """As :func:`walk`: the smallest of rising `epsilons` that fools each image, by bisection."""
+    first, last = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), len(epsilons))
+    while (open := first < last).any():  # the smallest is one of [first, last], the last: none
+        middle = (first + last) // 2
+        for i in middle[open].unique().tolist():
+            rows = (open & (middle == i)).nonzero().squeeze(1)
+            tried = attack(entry, epsilon=epsilons[i])
+            success = tried(net, x[rows], y[rows], [seeds[r] for r in rows]).success
+            last[rows[success]], first[rows[~success]] = i, i + 1
+    distance = [[*epsilons, float("nan")][i] for i in first]  # ε as they are written
+    return pd.DataFrame({"step": torch.nan, "distance": distance, "margin": torch.nan})
 
 
 def measure(

@@ -2,8 +2,10 @@
 
 import ast
 import importlib.util
+from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -61,6 +63,26 @@ def test_every_correct_image_has_a_row_per_attack(script, case, monkeypatch):
         else:
             assert rows["step"].isna().all()
             assert set(rows["distance"].dropna()) <= set(rates.BUDGETS[name])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_the_smallest_epsilon_is_found_in_few_attacks(script, monkeypatch, count):
+    """Image i falls from the ith ε on, the last never; none is attacked more often than needed."""
+    epsilons, tried = tuple(range(1, count + 1)), Counter()
+
+    def attack(entry, epsilon):
+        def run(net, x, y, seeds):
+            tried.update(seeds)
+            assert seeds == y.tolist()
+            return SimpleNamespace(success=x.flatten() < epsilon)
+
+        return run
+
+    monkeypatch.setattr(script, "attack", attack)
+    x, seeds = torch.arange(count + 1.0)[:, None], list(range(count + 1))
+    found = script.sweep(None, x, torch.tensor(seeds), seeds, {}, epsilons)["distance"]
+    assert found.tolist()[:-1] == [*epsilons] and np.isnan(found.iloc[-1])
+    assert max(tried.values()) == count.bit_length()
 
 
 def test_a_defense_is_attacked_as_a_whole(script, case, monkeypatch):
