@@ -49,7 +49,6 @@ def test_figure_shows_them(table, tmp_path):
     assert distance.lines[1].get_xdata().tolist() == [0.1, 0.2]
     tried = dict(zip(*(v.tolist() for v in budget.lines[1].get_data()), strict=True))
     assert tried[0] == 1 and tried[0.25] == pytest.approx(1 / 3) and tried[0.75] == 0
-    crosses = budget.lines[2].get_xdata().tolist()
-    assert crosses == [0, *rates.BUDGETS["AutoAttack L2"]]
+    assert len(budget.lines) == 2  # AutoAttack's is a table
     rates.save(table, tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 10_000

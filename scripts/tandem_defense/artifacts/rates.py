@@ -70,7 +70,8 @@ def autoattack(table: pd.DataFrame) -> pd.DataFrame:
 def draw(table: pd.DataFrame) -> Figure:
     """Per norm: success against steps, success against distance, and accuracy against ε.
 
-    table : rows of funn_rates.csv
+    table : rows of funn_rates.csv; of AutoAttack's, which are of fewer images and would be compared
+        with PGD of others, `autoattack` makes a table
     """
     colors = dict(zip(table["setting"].unique(), sns.color_palette("colorblind"), strict=False))
     drawing = Figure(figsize=(6.9, 4.2), layout="constrained")
@@ -84,11 +85,10 @@ def draw(table: pd.DataFrame) -> Figure:
                     share = [(i + 1) / len(rows) for i in range(len(at))]
                     end = [last] if last else []
                     ax.plot([*at, *end], [*share, *share[-1:] * len(end)], **look)
-        for kind, look in (("PGD", {"marker": "."}), ("AutoAttack", {"marker": "X", "ls": "none"})):
-            for name, rows in groups(table, f"{kind} {norm}").items():
-                tried = BUDGETS[f"{kind} {norm}"]
-                left = [1 - fallen(rows, "distance", epsilon) for epsilon in tried]
-                budget.plot([0, *tried], [1, *left], color=colors[name], **look)
+        for name, rows in groups(table, f"PGD {norm}").items():
+            tried = BUDGETS[f"PGD {norm}"]
+            left = [1 - fallen(rows, "distance", epsilon) for epsilon in tried]
+            budget.plot([0, *tried], [1, *left], color=colors[name], marker=".")
         steps.axvline(EARLY, color=style.GRAY, linewidth=0.6, linestyle=":")
         steps.set(xscale="log", xlim=(1, STEPS), ylabel=f"{norm}: share of images")
         steps.set_xticks(TICKS, TICKS, minor=False)
@@ -107,9 +107,6 @@ def draw(table: pd.DataFrame) -> Figure:
         axes[0, 0].plot([], [], color=style.GRAY, linestyle=dash)[0] for dash in RULES.values()
     ]
     labels = [*colors, *(f"DeepFool as in {rule}" for rule in RULES)]
-    if table["attack"].str.startswith("AutoAttack").any():
-        cross = axes[0, 2].plot([], [], color=style.GRAY, marker="X", linestyle="none")
-        handles, labels = [*handles, *cross], [*labels, "AutoAttack"]
     drawing.legend(handles, labels, loc="outside lower center", ncol=3, frameon=False)
     sns.despine(drawing)
     return drawing
