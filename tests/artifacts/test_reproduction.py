@@ -226,12 +226,16 @@ def test_networks_of_the_sweep_stand_beside_print(folder):
         for seed in (0, 1)
     ]
     rows += [("funn, 64", 0, "optimization, epoch 31, defender (4)", 60000, 0.0104, None)]
+    rows += [("labels, 64", 0, "accuracy", 1000, 0.98, None)]  # no model of Table 2
     columns = ["setting", "seed", "measure", "n", "value", "noise"]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "measured/funn.csv", index=False)
     title = "FUNN's training, and other widths"
     rows = rows_of(reproduction.details(folder), title)
     funn = next(i for i, row in enumerate(rows) if row[0] == "FUNN")  # no table of MagNet's
-    found, other = ({row[0]: row[1:] for row in part} for part in (rows[:funn], rows[funn:]))
+    parts = rows[:funn], rows[funn:-3], rows[-3:]
+    found, other, reference = ({row[0]: row[1:] for row in part} for part in parts)
+    assert reference["references"] == ["in print", "labels, 64"]
+    assert reference["accuracy, %"] == ["–", "98"]
     assert found["Classic autoencoder"] == ["in print", "classic, 64"]
     assert found["seeds"] == ["", "2"] and found["accuracy, %"] == ["–", "97"]
     ends = "defender's or autoencoder's error at the end"

@@ -45,6 +45,7 @@ def table2(file: Path, why: dict, config: dict) -> str:
     return as_table([*head, "noise, measured", "verdict", "why"], rows, 2)
 
 
+REFERENCES = "references"  # networks that are no model of Table 2
 # What the page shows of a training: name, and its measures in funn.csv, of which a model has one.
 TRAINED = {
     "accuracy, %": ("accuracy",),
@@ -60,7 +61,10 @@ TRAINED = {
 
 
 def sweep(file: Path, why: dict, config: dict) -> str:
-    """The networks of funn.py, a table per model: their training, and Table 2's attacks on each."""
+    """The networks of funn.py: their training, and Table 2's attacks on each.
+
+    A table per model, and one of the references, which Table 2 does not have.
+    """
     labels, table = labels_of(config, "funn"), pd.read_csv(file)
     seeds = table.groupby("setting")["seed"].nunique()
     measured = table.groupby(["setting", "measure"])[["value", "noise", "n"]].median()
@@ -71,8 +75,8 @@ def sweep(file: Path, why: dict, config: dict) -> str:
         "Success of Table 2's attacks in %, and in parentheses the mean L2 of the images that fool;"
         " medians over the seeds. ° of the first 200 images, else of 1000.\n"
     ]
-    for model in MODELS:
-        names = [name for name in table["setting"].unique() if name.split(",")[0] == model]
+    for model in [*MODELS, REFERENCES]:
+        names = [name for name in table["setting"].unique() if _model(name) == model]
         if not names:
             continue
         rows = [["seeds", "", *(str(seeds[name]) for name in names)]]
@@ -86,6 +90,11 @@ def sweep(file: Path, why: dict, config: dict) -> str:
         rows = [row for row in rows if {*row[1:]} != {"–"}]
         parts.append(as_table([labels.get(model, model), "in print", *names], rows, 1))
     return "\n".join(parts)
+
+
+def _model(setting: str) -> str:
+    model = setting.split(",")[0]
+    return model if model in MODELS else REFERENCES
 
 
 def _first(measured: pd.DataFrame, name: str, measures: tuple[str, ...]) -> float | None:

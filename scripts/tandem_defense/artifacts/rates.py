@@ -54,10 +54,11 @@ def autoattack(table: pd.DataFrame) -> pd.DataFrame:
     correctly, low, high, the 95 % interval; pgd, what PGD leaves of these.
     """
     lines = {}
-    for norm in NORMS:
-        tried = groups(table, f"PGD {norm}")
-        for name, rows in groups(table, f"AutoAttack {norm}").items():
-            same = rows[["seed", "image"]].merge(tried[name], on=["seed", "image"])
+    for name, network in table.groupby("setting", sort=False):
+        attacks = dict(list(network.groupby("attack")))
+        for norm in (n for n in NORMS if f"AutoAttack {n}" in attacks):
+            rows, tried = attacks[f"AutoAttack {norm}"], attacks[f"PGD {norm}"]
+            same = rows[["seed", "image"]].merge(tried, on=["seed", "image"])
             for epsilon in BUDGETS[f"AutoAttack {norm}"]:
                 left = 1 - fallen(rows, "distance", epsilon)
                 low, high = wilson(round(left * len(rows)), len(rows))
