@@ -79,7 +79,7 @@ def _imported(module: str, node: ast.ImportFrom) -> str | None:
         package = module if source(module).stem == "__init__" else module.rpartition(".")[0]
         return resolve_name("." * node.level + name, package)
     if node.level:
-        folder = Path(module).parents[node.level - 1]
+        folder = Path(module).resolve().parents[node.level - 1]
     elif name.split(".")[0] not in own | {"tandem_defense"}:
         return None
     elif not is_file or name.split(".")[0] not in own:
