@@ -9,7 +9,7 @@ AutoAttack with several ε, by bisection: what fools within ε does within more.
 as a whole, by who knows of all but its detectors; images that it refuses from the start are not
 counted.
 Writes measured/funn_rates.csv and, of Table 2's bare networks, funn_rates.png. What is in the CSV
-is not computed again.
+is not computed again, and what was stopped goes on after its last few images.
 
 Columns: `setting` of funn.py, `seed`, `attack`; `image`, of those classified correctly;
 `step`, of DeepFool, after which it first fools (empty: not in 2000); `distance` there in the
@@ -20,7 +20,6 @@ next (at most 0: fooled).
 
 import argparse
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import funn  # first: it puts the package on the path
@@ -35,12 +34,13 @@ from tandem_defense.attacks.base import logits_of, margin, untouched
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.base import Defense
-from tandem_defense.pipeline import classes, registry
+from tandem_defense.pipeline import checkpoint, classes, registry
 from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.seeds import derive_seed
 
 OUTPUT = Path(__file__).parent / "measured/funn_rates.csv"
 KEYS = ["setting", "seed", "attack"]
+BATCH = 10  # images that are attacked together: AutoAttack takes minutes for them
 NORMS = {"L2": torch.linalg.vector_norm, "L∞": lambda d, dim: d.abs().amax(dim)}
 # In order of what they cost: attack, its norm, entry. Those with an ε are in rates.BUDGETS.
 PGD = {"steps": 100, "restarts": 5}
@@ -80,34 +80,35 @@ def sweep(
 ) -> pd.DataFrame:
     """As :func:`walk`: the smallest of rising `epsilons` that fools each image, by bisection."""
     first, last = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), len(epsilons))
+    part = checkpoint.part("smallest epsilon", {"first": first, "last": last}).resume()
     while (open := first < last).any():  # the smallest is one of [first, last], the last: none
         middle = (first + last) // 2
-        for i in middle[open].unique().tolist():
-            rows = (open & (middle == i)).nonzero().squeeze(1)
-            tried = attack(entry, epsilon=epsilons[i])
-            success = tried(net, x[rows], y[rows], [seeds[r] for r in rows]).success
-            last[rows[success]], first[rows[~success]] = i, i + 1
+        i = int(middle[open].min())
+        rows = (open & (middle == i)).nonzero().squeeze(1)[:BATCH]
+        tried = attack(entry, epsilon=epsilons[i])
+        success = tried(net, x[rows], y[rows], [seeds[r] for r in rows]).success
+        last[rows[success]], first[rows[~success]] = i, i + 1
+        if part.due():
+            part.save()
     distance = [[*epsilons, float("nan")][i] for i in first]  # ε as they are written
     return pd.DataFrame({"step": torch.nan, "distance": distance, "margin": torch.nan})
 
 
 def measure(
-    net: Classifier, images: ImageSet, seed: int, done: set[str], defense: Defense | None = None
-) -> Iterator[pd.DataFrame]:
-    """The rows of every attack that is not `done`, one attack at a time."""
+    name: str, net: Classifier, images: ImageSet, seed: int, defense: Defense | None = None
+) -> pd.DataFrame:
+    """The rows of an attack."""
     x, y = to_tensor(images.images), torch.from_numpy(images.labels).long()
     rows = (funn.answers(net, defense, x) == y).nonzero().squeeze(1)
     whole = net if defense is None else torch.nn.Sequential(defense, net)
     x, y, ids = x[rows], y[rows], [images.ids[i] for i in rows]
-    seeds = [derive_seed(seed, name) for name in ids]
-    for name, (norm, entry) in ATTACKS.items():
-        if name in done or entry["kind"] not in registry.ATTACKS:
-            continue
-        if name in rates.BUDGETS:
-            table = sweep(whole, x, y, seeds, entry, rates.BUDGETS[name])
-        else:
-            table = walk(whole, x, y, norm, entry)
-        yield table.assign(attack=name, image=ids)
+    norm, entry = ATTACKS[name]
+    if name in rates.BUDGETS:
+        seeds = [derive_seed(seed, image) for image in ids]
+        table = sweep(whole, x, y, seeds, entry, rates.BUDGETS[name])
+    else:
+        table = walk(whole, x, y, norm, entry)
+    return table.assign(attack=name, image=ids)
 
 
 def main() -> None:
@@ -131,17 +132,24 @@ def main() -> None:
     columns = [*KEYS, "image", "step", "distance", "margin"]
     table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=columns)
     for seed in options.seeds:
-        for name in options.settings:
-            done = set(table["attack"][(table["setting"] == name) & (table["seed"] == seed)])
-            done |= {*ATTACKS} - {*options.attacks}
-            if done.issuperset(ATTACKS):
+        for setting in options.settings:
+            done = set(table["attack"][(table["setting"] == setting) & (table["seed"] == seed)])
+            missing = [name for name in ATTACKS if name in {*options.attacks} - done]
+            if not missing:
                 continue
-            net, defense = funn.built(name, seed, images, labels)
-            for new in measure(net, splits["test"][: options.images], seed, done, defense):
-                new = new.assign(setting=name, seed=seed)[columns].astype({"step": "Int64"})
+            net, defense = funn.built(setting, seed, images, labels)
+            networks = sorted({setting, funn.BEHIND.get(setting, setting)})
+            weights = [funn.kept(network, seed, "safetensors") for network in networks]
+            part = splits["test"][: options.images]
+            for name in missing:
+                file = funn.kept(f"{setting} {name}", seed, "checkpoint")
+                job = {"attack": ATTACKS[name], "epsilons": rates.BUDGETS.get(name)}
+                with checkpoint.kept(file, job | {"images": part.ids}, weights):
+                    new = measure(name, net, part, seed, defense)
+                new = new.assign(setting=setting, seed=seed)[columns].astype({"step": "Int64"})
                 table = pd.concat([table, new]) if len(table) else new
                 table.round({"distance": 5}).to_csv(OUTPUT, index=False, float_format="%.6g")
-                print(name, seed, new["attack"].iloc[0], flush=True)
+                print(setting, seed, name, flush=True)
     shown = {*funn.MODELS.values()} - {*funn.BEHIND}  # MagNet's refusals are not in it
     rates.save(table[table["setting"].isin(shown)], OUTPUT.with_suffix(".png"))
 

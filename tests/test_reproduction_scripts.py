@@ -20,6 +20,7 @@ from tandem_defense.datasets.base import ImageSet
 from tandem_defense.defenses.base import Defense
 from tandem_defense.defenses.magnet import MagNet
 from tandem_defense.evaluation.rows import Chunk
+from tandem_defense.pipeline import checkpoint
 from tandem_defense.pipeline.entries import to_tensor
 
 ROOT = Path(__file__).parents[1]
@@ -46,23 +47,64 @@ def case():
     return net, ImageSet(pixels, labels, tuple(f"i{i}" for i in range(8)), names, ("",) * 8)
 
 
-def test_every_correct_image_has_a_row_per_attack(script, case, monkeypatch):
-    for name in ("PGD L2", "PGD L∞"):
-        monkeypatch.setitem(script.ATTACKS[name][1], "steps", 5)
-    done = {name for name in script.ATTACKS if name.startswith("AutoAttack")}
-    done |= {"DeepFool L∞, Foolbox 3"}
-    table = pd.concat(script.measure(*case, seed=0, done=done))
-    assert set(table["attack"]) == set(script.ATTACKS) - done
-    for name, rows in table.groupby("attack"):
-        assert rows["image"].tolist() == [f"i{i}" for i in range(1, 8)]
-        if name.startswith("DeepFool"):
-            assert (rows["step"].notna() == rows["distance"].notna()).all()
-            assert rows["step"].dropna().between(1, 30).all()
-            assert ((rows["margin"] <= 0) >= rows["step"].notna()).all()  # 50 steps are more
-            assert rows["distance"].dropna().gt(0).all() and rows["distance"].notna().any()
-        else:
-            assert rows["step"].isna().all()
-            assert set(rows["distance"].dropna()) <= set(rates.BUDGETS[name])
+@pytest.mark.parametrize(
+    "name", ["DeepFool L2, Foolbox 1", "DeepFool L2, Foolbox 3", "DeepFool L∞, Foolbox 3"]
+)
+def test_every_correct_image_has_a_row_of_deepfool(script, case, name):
+    rows = script.measure(name, *case, seed=0)
+    assert set(rows["attack"]) == {name}
+    assert rows["image"].tolist() == [f"i{i}" for i in range(1, 8)]
+    assert (rows["step"].notna() == rows["distance"].notna()).all()
+    assert rows["step"].dropna().between(1, 30).all()
+    assert ((rows["margin"] <= 0) >= rows["step"].notna()).all()  # 50 steps are more
+    assert rows["distance"].dropna().gt(0).all() and rows["distance"].notna().any()
+
+
+@pytest.mark.parametrize("name", ["PGD L2", "PGD L∞"])
+def test_every_correct_image_has_a_row_of_pgd(script, case, name, monkeypatch):
+    """The same one, however many images are attacked together."""
+    monkeypatch.setitem(script.ATTACKS[name][1], "steps", 5)
+    rows = script.measure(name, *case, seed=0)
+    assert set(rows["attack"]) == {name}
+    assert rows["image"].tolist() == [f"i{i}" for i in range(1, 8)]
+    assert rows["step"].isna().all()
+    assert set(rows["distance"].dropna()) <= set(rates.BUDGETS[name])
+    assert rows["distance"].nunique() > 1
+    monkeypatch.setattr(script, "BATCH", 2)
+    pd.testing.assert_frame_equal(script.measure(name, *case, seed=0), rows)
+
+
+def test_a_sweep_that_was_stopped_goes_on_after_its_last_images(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0)  # with the next line: always due
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(script, "BATCH", 2)
+    attacked = []
+
+    def attack(entry, epsilon):
+        def run(net, x, y, seeds):
+            if stop and len(attacked) == 3:
+                raise KeyboardInterrupt
+            attacked.append(seeds)
+            return SimpleNamespace(success=x.flatten() < epsilon)
+
+        return run
+
+    monkeypatch.setattr(script, "attack", attack)
+    x, seeds = torch.arange(4.0)[:, None], list(range(4))
+
+    def sweep():
+        with checkpoint.kept(tmp_path / "sweep", {}):
+            return script.sweep(None, x, torch.zeros(4), seeds, {}, (1, 2, 3))["distance"].tolist()
+
+    stop = False
+    whole, wanted = sweep(), list(attacked)
+    attacked.clear()
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        sweep()
+    stop = False
+    np.testing.assert_equal(sweep(), whole)
+    assert attacked == wanted and not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -88,9 +130,7 @@ def test_the_smallest_epsilon_is_found_in_few_attacks(script, monkeypatch, count
 def test_a_defense_is_attacked_as_a_whole(script, case, monkeypatch):
     """Its gradient is the composition's; what it refuses from the start is left out."""
     net, images = case
-    monkeypatch.setattr(
-        script, "ATTACKS", {"PGD L∞": ("L∞", script.ATTACKS["PGD L∞"][1] | {"steps": 5})}
-    )
+    monkeypatch.setitem(script.ATTACKS["PGD L∞"][1], "steps", 5)
     seen = []
 
     class Negative(Defense):
@@ -106,7 +146,7 @@ def test_a_defense_is_attacked_as_a_whole(script, case, monkeypatch):
     defense = Negative()
     given = net.predict(1 - to_tensor(images.images))
     right = ImageSet(images.images, given.numpy(), images.ids, images.classes, images.credits)
-    (table,) = script.measure(net, right, seed=0, done=set(), defense=defense)
+    table = script.measure("PGD L∞", net, right, seed=0, defense=defense)
     assert table["image"].tolist() == [f"i{i}" for i in (0, 2, 3, 4, 5, 6, 7)]
     assert len(seen) > 10  # of answers, and of PGD's steps
 
