@@ -7,7 +7,7 @@ rule evaluate:
         images="results/images/{experiment}/test.safetensors",
         attacked=lambda w: [
             experiment_of(w).file("attacked", **(dict(w.items()) | {"attack": attack}))
-            for attack in experiment_of(w)["attacks"]
+            for attack in experiment_of(w).attacks(w.classifier)[1:]
         ],
         classifier=demand.FILES["classifier"],
         defenses=lambda w: experiment_of(w).defense_files(w.seed, w.classifier),
@@ -31,7 +31,7 @@ rule evaluate:
         ),
         dataset=lookup("experiments/{experiment}/dataset/kind", within=config),
         images=lookup("experiments/{experiment}/images", within=config),
-        attacks=lambda w: list(experiment_of(w)["attacks"]),
+        attacks=lambda w: experiment_of(w).attacks(w.classifier)[1:],
         classifier=entry("classifiers"),
         defenses=lambda w: {n: experiment_of(w).entry("defenses", n) for n in feed_forward(w)},
         only=feed_forward,

@@ -156,7 +156,37 @@ def test_our_configurations_are_valid(root, schema, file):
             5,
             ["bim.binary_search_steps: found 5", "only if semantics = 'minimal'"],
         ),
-        ("experiments.tdips.attacks.bim.only", {"attacks": ["bim"]}, ["unknown key only"]),
+        ("experiments.tdips.attacks.bim.only", {"attacks": ["bim"]}, ["bim.only", "attacks"]),
+        (
+            "experiments.tdips.attacks.bim.only",
+            {"classifiers": ["smal"]},
+            ["attacks.bim.only.classifiers: found 'smal'", "small"],
+        ),
+        # bim is shown of the small CNN
+        (
+            "experiments.tdips.attacks.bim.only",
+            {"classifiers": ["shufflenet"]},
+            [
+                "figures.figure3: experiments.tdips.attacks.bim does not attack small: see its",
+                "figures.figure7: experiments.tdips.attacks.bim does not attack small: see its",
+                "claims: experiments.tdips.defenses.dip is not run on bim of small",
+            ],
+        ),
+        (
+            "experiments.funn.attacks.deepfool_l2_50.only",
+            {"classifiers": ["classic"]},
+            ["figures.funn_figure2", "deepfool_l2_50 does not attack funn: see its `only`"],
+        ),
+        (
+            "experiments.tdips.threats.exact.attack.only",
+            {"classifiers": ["small"]},
+            ["threats.exact.attack.only: has no effect here"],
+        ),
+        (
+            "experiments.tdips.threats.exact.attack.label",
+            "PGD",
+            ["threats.exact.attack.label: has no effect here"],
+        ),
         ("experiments.tdips.attacks.bim.control", True, ["bim", "unknown key control"]),
         ("experiments.tdips.attacks.bim.training", {}, ["bim", "unknown key training"]),
         ("experiments.tdips.dataset.label", "x", ["tdips.dataset", "unknown key label"]),
@@ -195,6 +225,15 @@ def test_a_wrong_value_is_named(config, schema, path, value, expected):
     message = complaint(config, schema)
     for part in expected:
         assert part in message
+
+
+def test_a_table_shows_attacks_that_some_of_its_classifiers_are_spared(config, schema):
+    change(config, "experiments.tdips.attacks.cw.only", {"classifiers": ["small"]})
+    change(config, "tables.table1.attacks", ["fgsm", "cw"])
+    configuration.check(config, schema)
+    change(config, "tables.table1.classifiers", ["shufflenet"])
+    message = complaint(config, schema)
+    assert "tables.table1: experiments.tdips.attacks.cw does not attack shufflenet" in message
 
 
 def test_a_figure_of_pictures_has_no_more_of_them_than_a_chunk_keeps(config, schema):

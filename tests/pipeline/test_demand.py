@@ -66,6 +66,30 @@ def test_feed_forward_defenses_by_classifier(config):
     assert funn.feed_forward("funn")["none"] == [CLEAN, *funn["attacks"]]
 
 
+def test_an_attack_may_spare_classifiers(experiment):
+    """Nothing is attacked, evaluated or restored there; the others' files stay the same."""
+    before = experiment.prediction_files(), experiment.attacked_files(), work(experiment)
+    cw = experiment.spec["attacks"]["cw"] | {"only": {"classifiers": ["small"]}}
+    spared = Experiment(
+        "tdips", experiment.spec | {"attacks": experiment.spec["attacks"] | {"cw": cw}}
+    )
+    assert spared.entry("attacks", "cw") == experiment.entry("attacks", "cw")
+    assert spared.attacks("small") == experiment.attacks() == spared.attacks()
+    assert spared.attacks("shufflenet") == [CLEAN, "fgsm", "deepfool", "bim", "mifgsm"]
+    assert "cw" not in spared.feed_forward("shufflenet")["none"]
+    assert spared.computed("tdips", "shufflenet", "cw") is None
+    after = spared.prediction_files(), spared.attacked_files(), work(spared)
+    for kept, all_ in zip(after[:2], before[:2], strict=True):
+        gone = set(all_) - set(kept)
+        assert set(kept) < set(all_) and all("/shufflenet/cw/" in file for file in gone)
+    assert after[2]["attacked"] == before[2]["attacked"] - 1
+    assert after[2]["restored"] == [
+        line
+        for line in before[2]["restored"]
+        if (line.get("classifier"), line.get("attack")) != ("shufflenet", "cw")
+    ]
+
+
 def test_what_a_reader_sees_reaches_no_job(config):
     """Labels and the like are in the sheet of tables and figures, and nowhere else."""
     spec = config["experiments"]["tdips"]

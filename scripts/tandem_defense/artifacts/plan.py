@@ -65,7 +65,7 @@ def plan(experiments: dict[str, dict], benchmark: pd.DataFrame) -> pd.DataFrame:
     rows, measured = [], speeds(benchmark)
     for name, counts in experiments.items():
         images, chunks = counts["images"], counts["chunks"]
-        sets = counts["classifiers"] * counts["attacks"]
+        sets = counts["attacked"]
         size = sets * images * (4 * math.prod(counts["shape"]) + BESIDE) / 1e9
         work = [
             {"work": "train or convert", "jobs": counts["classifiers"] + counts["defenses"]},

@@ -135,6 +135,7 @@ def _views(artifact: Artifact) -> Iterator[View]:
 def _computed(path: str, artifact: Artifact) -> Iterator[str]:
     """The read-outs that an artifact shows, its experiment computes."""
     entry, experiment = artifact.entry, artifact.experiment
+    yield from _attacked(path, artifact)
     for view in _views(artifact):
         yield from _readouts(path, artifact, view)
     if "restored" in artifact.needs and not entry.get("first_iterations"):
@@ -164,6 +165,17 @@ def _computed(path: str, artifact: Artifact) -> Iterator[str]:
                     " and a model shows one: ask the experiment for one"
                 )
                 break
+
+
+def _attacked(path: str, artifact: Artifact) -> Iterator[str]:
+    """What is shown is attacked: in a figure every classifier, in a table one at least."""
+    entry, experiment = artifact.entry, artifact.experiment
+    nets = [*_of(entry, "classifier", "classifiers")] or list(experiment["classifiers"])
+    for attack in _of(entry, "attack", "attacks"):
+        spared = [net for net in nets if attack not in experiment.attacks(net)]
+        if spared and (artifact.section == "figures" or spared == nets):
+            place = f"experiments.{experiment.name}.attacks.{attack}"
+            yield f"{path}: {place} does not attack {', '.join(spared)}: see its `only`"
 
 
 def _readouts(path: str, artifact: Artifact, view: View) -> Iterator[str]:

@@ -33,6 +33,9 @@ def threat_of(path: str, name: str, experiment: Experiment) -> Iterator[str]:
     yield from settings_of(path, "threats", entry)
     attack = demand.attack_of(entry)
     yield from settings_of(f"{path}.attack", "attacks", attack)
+    for key in ("label", "only"):
+        if key in attack:
+            yield f"{path}.attack.{key}: has no effect here, expected beside `attack`: say it there"
     known = schema.schema(demand.target("attacks", attack))["properties"]
     if "epsilons" in entry and "epsilon" not in known:
         yield f"{path}.epsilons: the attack {attack['kind']} has no setting epsilon; remove the key"

@@ -175,6 +175,10 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
         yield from _labels(f"{path}.{section}", spec.get(section, {}))
     for name, entry in spec["attacks"].items():
         yield from enough_classes(f"{path}.attacks.{name}.kind", entry, spec)
+        for other in entry.get("only", {}).get("classifiers", ()):
+            if other not in spec["classifiers"]:
+                allowed = list(spec["classifiers"])
+                yield f"{path}.attacks.{name}.only.classifiers: {unknown(other, allowed)}"
     for name, entry in spec["defenses"].items():
         yield from _demand(f"{path}.defenses.{name}", entry, spec)
     if spec["defenses"].get("none", {}).get("kind") != "none":

@@ -16,7 +16,7 @@ from tandem_defense.pipeline.chunks import chunk_positions
 BESIDE = {
     "dataset": ("kind",),
     "classifiers": ("kind", "label", "training"),
-    "attacks": ("kind", "label"),
+    "attacks": ("kind", "label", "only"),
     "defenses": ("kind", "label", "control", "training", "only", "readouts", "every"),
     "threats": ("kind", "label", "attack", "epsilons", "only"),
     "tables": ("kind", "label", "paper"),
@@ -141,9 +141,20 @@ class Experiment:
         loaded = [e["module"] for e in entries if ":" in str(e.get("module"))]
         return [target(section, entry) for entry in entries] + loaded
 
-    def attacks(self) -> list[str]:
-        """All sets of images: clean, and under every attack."""
-        return [CLEAN, *self.spec["attacks"]]
+    def attacks(self, classifier: str | None = None) -> list[str]:
+        """All sets of images: clean, and under every attack (on one classifier, if given)."""
+        return [
+            CLEAN,
+            *(
+                name
+                for name, entry in self.spec["attacks"].items()
+                if selects(entry.get("only", {}), classifier, name)
+            ),
+        ]
+
+    def attacked(self) -> list[tuple[str, str]]:
+        """Every (classifier, attack) of which there are adversarial images."""
+        return [(net, name) for net in self.spec["classifiers"] for name in self.attacks(net)[1:]]
 
     def shape(self) -> list[int] | None:
         """(C, H, W) of the images, None where the dataset's class does not say."""
@@ -163,7 +174,11 @@ class Experiment:
     def feed_forward(self, classifier: str) -> dict[str, list[str]]:
         """The other defenses of a classifier, each with the attacks (or clean) it is run on."""
         defenses = {
-            name: [a for a in self.attacks() if selects(entry.get("only", {}), classifier, a)]
+            name: [
+                attack
+                for attack in self.attacks(classifier)
+                if selects(entry.get("only", {}), classifier, attack)
+            ]
             for name, entry in self.spec["defenses"].items()
             if not is_restoration(entry)
         }
@@ -215,7 +230,7 @@ class Experiment:
         """
         steps: set[int] = set()
         first: set[int] = set()
-        for rule in self.rules(defense):
+        for rule in self.rules(defense) if attack in self.attacks(classifier) else ():
             if selects(rule["only"], classifier, attack):
                 steps |= {*range(rule["every"], rule["iterations"] + 1, rule["every"])}
                 steps.add(rule["iterations"])
@@ -241,7 +256,7 @@ class Experiment:
             cards = {"experiment": self.name, "seed": seed, "defense": defense}
             if self.clean_classifiers(defense):
                 yield cards | self.readouts(defense, None, CLEAN)
-            for classifier, attack in product(self.spec["classifiers"], self.spec["attacks"]):
+            for classifier, attack in self.attacked():
                 if asked := self.readouts(defense, classifier, attack):
                     yield cards | {"classifier": classifier, "attack": attack} | asked
 
@@ -375,9 +390,7 @@ class Experiment:
         """The adversarial images of every seed, classifier, attack and chunk."""
         patterns = [
             self.file("attacked", seed=s, classifier=c, attack=a, scatteritem="{scatteritem}")
-            for s, c, a in product(
-                self.spec["seeds"], self.spec["classifiers"], self.spec["attacks"]
-            )
+            for s, (c, a) in product(self.spec["seeds"], self.attacked())
         ]
         return [file for pattern in patterns for file in self.chunks(pattern)]
 

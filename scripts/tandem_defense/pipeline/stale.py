@@ -9,6 +9,7 @@ from functools import cache
 from hashlib import sha256
 from modulefinder import ModuleFinder
 from pathlib import Path
+from types import CodeType
 
 from tandem_defense.pipeline.schema import home, source
 
@@ -27,6 +28,29 @@ class OwnModules(ModuleFinder):
         if level > 0 or name.split(".")[0] in self.names:
             return super().import_hook(name, caller, fromlist, level)
         return None
+
+    def load_module(self, fqname, fp, pathname, file_info):
+        """Read a file once, however many closures it is in."""
+        if not str(pathname).endswith(".py"):
+            return super().load_module(fqname, fp, pathname, file_info)
+        module = self.add_module(fqname)
+        module.__file__, module.__code__ = pathname, _compiled(pathname)
+        self.scan_code(module.__code__, module)
+        return module
+
+    def scan_opcodes(self, co):
+        """As the parent's, which reads the same bytecode again for every closure."""
+        return _imports(co)
+
+
+@cache
+def _compiled(file: str) -> CodeType:
+    return compile(Path(file).read_bytes(), file, "exec")
+
+
+@cache
+def _imports(co: CodeType) -> tuple:
+    return tuple(ModuleFinder().scan_opcodes(co))
 
 
 @cache

@@ -17,7 +17,7 @@ def work(experiment: Experiment) -> dict:
         "images": experiment.spec["images"],
         "chunks": experiment.spec["chunks"],
         "classifiers": len(experiment.spec["seeds"]) * len(experiment.spec["classifiers"]),
-        "attacks": len(experiment.spec["attacks"]),
+        "attacked": len(experiment.spec["seeds"]) * len(experiment.attacked()),
         "defenses": len(weights),
         "shape": experiment.shape() or [3, 224, 224],
         "restored": list(experiment.restored()),
