@@ -4,7 +4,8 @@ python performance/scale.py [--run demo] [--cores 2]
 
 Writes performance/scale.csv: seconds of `snakemake -n` on config.yaml with its chunks, with 4 times
 and with 16 times as many; and performance/orchestration.csv: of the folder `--run`, where the whole
-workflow has run once from nothing with `--cores`, its wall time and what the jobs took of it.
+workflow has run once from nothing with `--cores`, its wall time and what the jobs took of it, a row
+per processor that this has been measured on.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import yaml
+from restoration import processor
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "performance"
@@ -50,7 +52,8 @@ def orchestration(folder: Path, cores: int) -> pd.DataFrame:
     hours, minutes, seconds = re.search(r"Elapsed time: (\d+):(\d+):([\d.]+)", log).groups()
     wall = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     timing = pd.read_csv(folder / "results/tables/timing.csv", index_col="rule").loc["all"]
-    row = {"cores": cores, "jobs": int(timing["jobs"]), "wall_seconds": round(wall, 1)}
+    row = {"device": processor(), "cores": cores, "jobs": int(timing["jobs"])}
+    row["wall_seconds"] = round(wall, 1)
     row["job_seconds"] = round(timing["seconds"], 1)
     row["share_outside_jobs"] = round(1 - timing["seconds"] / (cores * wall), 3)
     row["core_seconds_per_job"] = round((cores * wall - timing["seconds"]) / timing["jobs"], 2)
@@ -65,7 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     found = orchestration(options.run, options.cores)
     print(found.iloc[0].to_dict(), flush=True)
-    found.to_csv(HERE / "orchestration.csv", index=False)
+    earlier = pd.read_csv(HERE / "orchestration.csv")
+    others = earlier[earlier["device"] != found["device"].iloc[0]]
+    pd.concat([others, found]).to_csv(HERE / "orchestration.csv", index=False)
     planning().to_csv(HERE / "scale.csv", index=False)
 
 

@@ -1,9 +1,9 @@
 """Attack one chunk of images and store the adversarial images with their success and norms."""
 
-from tandem_defense.pipeline import logs
+from tandem_defense.pipeline import checkpoint, logs
 from tandem_defense.pipeline.attack import attack
 
-with logs.capture(snakemake.log[0]):
+with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     attack(
         snakemake.params.entry,
         (snakemake.params.classifier, snakemake.input.classifier),

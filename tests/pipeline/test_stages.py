@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tandem_defense.attacks import batches
+from tandem_defense.attacks import batches, iterative
 from tandem_defense.attacks.iterative import BIM
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.datasets.photos import Photos
 from tandem_defense.files.adversarial import read_adversarial
 from tandem_defense.files.images import write_images
 from tandem_defense.files.weights import read_weights, write_weights
-from tandem_defense.pipeline import attack, classes, train
+from tandem_defense.pipeline import attack, checkpoint, classes, train
 from tandem_defense.pipeline.chunks import chunk_positions
 from tandem_defense.pipeline.entries import to_tensor
 from tandem_defense.seeds import derive_seed
@@ -62,6 +62,49 @@ def test_attacks_run_in_batches_that_fit_and_keep_what_is_done(monkeypatch):
         for name, values in whole.items():
             assert abs(values.astype(float) - other[name].astype(float)).max() < 1e-5
     assert 0 < whole["success"].sum() < 7
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_an_attack_that_was_killed_goes_on_after_its_last_batch(tmp_path, monkeypatch, batch):
+    """Even where the batches are of another size then; what is done is not attacked again."""
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0)  # with the next line: always due
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    torch.manual_seed(0)
+    net, images = SmallCNN(classes=3, width=4).eval(), torch.rand(7, 3, 16, 16)
+    labels, seeds, attacked = net.predict(images), list(range(7)), []
+
+    class Counted(iterative.PGD):
+        BATCH = batch
+
+        def __call__(self, classifier, images, labels, seeds=None):
+            if killed and attacked:
+                raise KeyboardInterrupt
+            attacked.extend(seeds)
+            return super().__call__(classifier, images, labels, seeds)
+
+    def run(at_once):
+        monkeypatch.setitem(batches.PIXELS, "cpu", at_once * 256)
+        tool = Counted(semantics="fixed", epsilon=0.1, steps=2)
+        with checkpoint.kept(tmp_path / "attack", {}):
+            return batches.in_batches(tool, net, images, labels, seeds, torch.device("cpu"))
+
+    killed = False
+    whole = run(3)
+    assert attacked == seeds
+    attacked.clear()
+    killed = True
+    with pytest.raises(KeyboardInterrupt):
+        run(3)
+    first = len(attacked)
+    assert first == (batch or 3)
+    killed = False
+    going_on = run(1)
+    assert attacked == seeds  # each once
+    for name, values in whole.items():
+        assert values.dtype == going_on[name].dtype and len(values) == 7
+        np.testing.assert_array_equal(values[:first], going_on[name][:first])
+        np.testing.assert_allclose(values, going_on[name], atol=1e-5)
+    assert not (tmp_path / "attack").exists()
 
 
 CLASSIFIER = {

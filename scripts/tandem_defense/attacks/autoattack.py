@@ -41,6 +41,7 @@ class AutoAttack(Attack):
     version: Literal["standard", "rand"] = "standard"
 
     LEAST_CLASSES = 4  # which its second loss compares
+    BATCH = 1
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         if images.dtype != torch.float32:

@@ -54,6 +54,7 @@ class Attack(Settings):
     clip: Epsilon | None = None
     semantics = "minimal"  # "fixed": the whole budget is spent, whether the image then fools or not
     norm = "linf"  # that a setting epsilon bounds; "l2": the L2 norm, or one like it
+    BATCH = None  # images at a time, where more are no faster; None: what fits
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         """Attacked images, (B, C, H, W); where a search does not succeed, any that do not fool.

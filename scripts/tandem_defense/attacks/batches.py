@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, AttackResult
 from tandem_defense.device import is_out_of_memory
+from tandem_defense.pipeline import checkpoint
 from tandem_defense.pipeline.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,18 @@ def in_batches(
     """AttackResult's fields as arrays, computed on as many images at a time as fit the device.
 
     No attack looks at an image's neighbors, so the batches change nothing but rounding. Where
-    they turn out too large for the device's memory they are halved, and what is done stays.
+    they turn out too large for the device's memory they are halved, and what is done stays. In a
+    job with a checkpoint it stays where the job is killed, too.
     """
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // images[0, 0].numel())
-    fields, done = {field.name: [] for field in dataclasses.fields(AttackResult)}, 0
+    size = min(size, getattr(attack, "BATCH", None) or size)
+    fields = [field.name for field in dataclasses.fields(AttackResult)]
+    work = checkpoint.part("attacked", {}, done=0).resume()
     progress = Progress(len(images), "images attacked")
-    while done < len(images):
+    progress(work.progress["done"])
+    if work.progress["done"]:
+        log.info("going on after image %d of %d", work.progress["done"], len(images))
+    while (done := work.progress["done"]) < len(images):
         part = slice(done, done + size)
         try:
             result = attack(
@@ -49,8 +56,12 @@ def in_batches(
             torch.cuda.empty_cache()
             log.warning("out of memory: going on with %d images at a time", size)
             continue
-        for name, values in fields.items():
-            values.append(getattr(result, name).cpu().numpy())
-        done += len(result.images)
+        for name in fields:
+            values = getattr(result, name).cpu()
+            shape = (len(images), *values.shape[1:])
+            work.live.setdefault(name, values.new_zeros(shape))[part] = values
+        work.progress["done"] = done + len(result.images)
         progress(len(result.images))
-    return {name: np.concatenate(values) for name, values in fields.items()}
+        if work.due():
+            work.save()
+    return {name: work.live[name].numpy() for name in fields}
