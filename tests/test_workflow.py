@@ -321,6 +321,10 @@ CHANGES = {
         edit_yaml("experiments.tdips.attacks.pgd", {"kind": "pgd"}),
         {"attack": 2, "evaluate": 2, "restore": 2, "gather_predictions": 1},
     ),
+    "an attack that spares a classifier from now on": (
+        edit_yaml("experiments.funn.attacks.single_pixel.only", {"classifiers": ["funn"]}),
+        {"evaluate": 1, "gather_predictions": 1},
+    ),
     "how a classifier is trained": (
         edit_yaml("experiments.funn.classifiers.classic.training.epochs", 2),
         {
@@ -401,6 +405,7 @@ DRAWN = {
     "a table or figure, added or removed": "",
     "a comment or docstring": "",
     "a setting of a threat": "checklist figure9 table3",
+    "an attack that spares a classifier from now on": "table2",
     "how a classifier is trained": "funn_figure2 table2",
     "code of one trained defense": "table2",
     "code of the stage `evaluate`": "claims comparisons figure3 figure6 table1 table2",
