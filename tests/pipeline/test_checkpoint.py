@@ -20,6 +20,7 @@ import yaml
 from checkout import copy_workflow, snakemake
 from safetensors import safe_open
 
+from tandem_defense.attacks.iterative import PGD
 from tandem_defense.classifiers.autoencoder import FUNN, ClassicAutoencoder
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.classifiers.torchvision import Torchvision
@@ -360,6 +361,24 @@ def test_a_threat_that_is_killed_again_and_again_ends_with_the_same(
     assert np.array_equal(again[0], candidates)
     pd.testing.assert_frame_equal(again[1], rows)
     assert max(parts) <= 8  # nothing is kept of what is done
+
+
+def test_what_attacks_image_by_image_is_kept_after_each(tmp_path, monkeypatch):
+    """An AutoAttack takes minutes for an image: a whole batch of them would be lost."""
+    run, sizes = PGD.run, {None: [], 1: []}
+
+    def counted(self, model, images, labels, seeds):
+        sizes[self.BATCH].append(len(images))
+        return run(self, model, images, labels, seeds)
+
+    monkeypatch.setattr(PGD, "run", counted)
+    for batch in sizes:
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        monkeypatch.setattr(PGD, "BATCH", batch)
+        threaten(folder, "AverageBlur", "exact")
+    assert max(sizes[None]) > 1 and set(sizes[1]) == {1}
+    assert sum(sizes[None]) == sum(sizes[1])
 
 
 # --- training ---

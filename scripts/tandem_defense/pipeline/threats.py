@@ -63,6 +63,7 @@ def attack(
     attacked = torch.zeros(shape, dtype=torch.bool)
     part = checkpoint.part("candidates", found | {"attacked": attacked}).resume()
     size = max(1, PIXELS.get(processor.type, PIXELS["cpu"]) // x[0, 0].numel())
+    size = min(size, classes.load_class(entry["attack"]["class"]).BATCH or size)
     if processor.type == "cpu" and getattr(defended, "RESTORATION", False):
         size = 1  # it restores image by image there, and an attack does not go on inside a batch
     # An attacker who knows of no defense attacks for all of them, which answer differently.
