@@ -420,6 +420,8 @@ def test_an_attack_that_compares_classes_has_enough(config, schema):
     change(config, "experiments.tdips.classifiers.small.classes", 3)
     expected = "attacks.auto.kind: autoattack needs classifiers of at least 4 classes, small has 3"
     assert expected in complaint(config, schema)
+    change(config, "experiments.tdips.attacks.auto.only", {"classifiers": ["shufflenet"]})
+    assert expected not in complaint(config, schema)  # the data has more classes than it, too
 
 
 def test_a_label_may_look_like_a_fraction(config, schema):

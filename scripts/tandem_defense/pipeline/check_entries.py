@@ -83,14 +83,15 @@ def shape_of(path: str, section: str, entry: dict, shape: list[int] | None) -> I
         )
 
 
-def enough_classes(path: str, entry: dict, spec: dict) -> Iterator[str]:
-    """Every classifier has as many classes as an attack's loss takes."""
+def enough_classes(path: str, entry: dict, spec: dict, only: dict) -> Iterator[str]:
+    """Every classifier of `only` has as many classes as an attack's loss takes."""
     least = schema.constant(demand.target("attacks", entry), "LEAST_CLASSES") or 0
     for name, have in with_fewer_classes(spec, least):
-        yield (
-            f"{path}: {entry['kind']} needs classifiers of at least {least} classes, {name} has"
-            f" {have}: take pgd with restarts, and square"
-        )
+        if name in only.get("classifiers", [name]):
+            yield (
+                f"{path}: {entry['kind']} needs classifiers of at least {least} classes, {name} has"
+                f" {have}: take pgd with restarts, and square"
+            )
 
 
 def classes_of(path: str, spec: dict, count: int) -> Iterator[str]:

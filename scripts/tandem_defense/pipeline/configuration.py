@@ -174,8 +174,9 @@ def _experiment(path: str, experiment: Experiment) -> Iterator[str]:
     for section in (*PARTS, "threats"):
         yield from _labels(f"{path}.{section}", spec.get(section, {}))
     for name, entry in spec["attacks"].items():
-        yield from enough_classes(f"{path}.attacks.{name}.kind", entry, spec)
-        for other in entry.get("only", {}).get("classifiers", ()):
+        only = entry.get("only", {})
+        yield from enough_classes(f"{path}.attacks.{name}.kind", entry, spec, only)
+        for other in only.get("classifiers", ()):
             if other not in spec["classifiers"]:
                 allowed = list(spec["classifiers"])
                 yield f"{path}.attacks.{name}.only.classifiers: {unknown(other, allowed)}"
