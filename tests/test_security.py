@@ -110,7 +110,8 @@ def test_no_source_can_run_what_a_file_holds(root):
     sources = [path for some in files.values() for path in some]
     found = {p.name: calls for p in sources if (calls := dangerous(p.read_text()))}
     # ComDefend's released files, after their checksum: tests/files/test_released.py.
-    assert found == {"comdefend.py": ["np.load"]}
+    # What is compiled to see what it imports is not run.
+    assert found == {"comdefend.py": ["np.load"], "stale.py": ["compile"]}
     for path in [root / "Snakefile", *(root / "rules").glob("*.smk")]:
         calls = re.findall(
             r"\b(?:eval|exec|pickle|yaml\.\w+|torch\.load|shell)\b", path.read_text()
