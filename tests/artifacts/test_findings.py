@@ -112,6 +112,37 @@ def test_a_run_of_the_configuration_comes_before_the_tandem(measured, config):
     assert here.loc["DIP alone defends (some iteration beats no defense)", "holds"]
 
 
+def test_late_iterations_are_compared_on_the_photographs_of_every_length_of_dip1(measured, config):
+    """λ₁ = 200 has six of the twelve: there it has two that λ₁ = 100 has not, and lacks one."""
+    correct = {"tandem": [0, 1, 6, 7, 8], "tandem, λ₁ 200": [1, 2, 3]}
+    answers = [
+        {"run": run, "image": i, "network": "dip2", "steps": 1000, "average": "0.99"}
+        | {"correct": float(i in correct[run])}
+        for run, count in {"tandem": 12, "tandem, λ₁ 200": 6}.items()
+        for i in range(count)
+    ]
+    pd.DataFrame(answers).to_csv(measured / "tandem.csv", index=False)
+    here = findings.tdips_ledger(measured, config)[1].set_index("claim")
+    late = here.loc["in late iterations (from 1000) λ₁ hardly matters (≤ 5%)"]
+    assert not late["holds"] and not late["decided"]
+    expected = "BIM: 16.7% apart at 1000 (λ₁ = 200 and 100, alone 2 and 1 of 6)"
+    assert late["evidence"].startswith(f"contradicted by 1 of 1: {expected}; undecided")
+
+
+def test_lengths_that_do_equally_well_are_compared_with_each_other(measured, config):
+    answers = [
+        {"run": run, "image": i, "network": "dip2", "steps": 1000, "average": "0.99"}
+        | {"correct": float(i in correct)}
+        for run, correct in {"tandem": (0, 1), "tandem, λ₁ 200": (1, 2)}.items()
+        for i in range(6)
+    ]
+    pd.DataFrame(answers).to_csv(measured / "tandem.csv", index=False)
+    here = findings.tdips_ledger(measured, config)[1].set_index("claim")
+    late = here.loc["in late iterations (from 1000) λ₁ hardly matters (≤ 5%)"]
+    assert late["holds"] and not late["decided"]
+    assert "0.0% apart at 1000 (λ₁ = 200 and 100, alone 1 and 1 of 6)" in late["evidence"]
+
+
 def test_the_table_says_what_would_decide(measured, config):
     why = {"table1": {"decides": "a larger run"}, "claims": {"decides": "other numbers"}}
     rows = {row[0]: row[1:] for row in findings.summary(measured, config, why)}

@@ -338,13 +338,15 @@ class Claims(Accuracy):
             if len(ours) > 1 and len(points):
                 spread = points.max(axis=1) - points.min(axis=1)
                 at, limit = spread.idxmax(), HARDLY + 1e-9
-                ends = (points.loc[at].idxmax(), points.loc[at].idxmin())
+                ends = points.loc[at].sort_values(kind="stable").index[[-1, 0]]
                 reads = [(self.tdips, int(first), int(at)) for first in ends]
                 test, clear = tests(self.curve_classifier, attack, *reads), None
+                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {at}"
                 if test is not None:
                     low, high = paired_interval(test.only_a, test.only_b, test.n)
                     clear = (-limit <= low and high <= limit) or low > limit
-                text = f"{label.get(attack, attack)}: {spread.max():.1%} apart at {at}"
+                    text += f" (λ₁ = {ends[0]:.0f} and {ends[1]:.0f},"
+                    text += f" alone {test.only_a} and {test.only_b} of {test.n})"
                 checks.append(Check(bool(spread.max() <= limit), text, clear))
         return checks
 

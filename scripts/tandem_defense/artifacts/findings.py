@@ -24,8 +24,9 @@ with extra("pipeline"):
 
 WIDE = 0.25  # of an interval that decides nothing
 IMAGES = 1000  # that a published share is of, in both papers
-# reproduction/tandem.py's runs that are the paper's t-DIPs and DIP alone, on images under BIM.
+# reproduction/tandem.py's runs that are the paper's t-DIPs, by λ₁, and DIP alone, under BIM.
 RUNS = {"tandem": ("tdips", 100), "dip": ("dip", 0)}
+RUNS |= {f"tandem, λ₁ {steps}": ("tdips", steps) for steps in (200, 300)}
 AVERAGE, LAST = "0.99", 1000
 # Which networks of reproduction/funn.py play which part in the paper's claims, by their last width.
 # Other β and rates are compared with "× 1", which has the width of theirs, not with Table 2's FUNN.
@@ -319,7 +320,7 @@ def _tests(folder: Path) -> Tests:
 
 
 def _answers(tandem: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the paper's two runs, with whose answer each is: (defense, λ₁, iteration)."""
+    """The rows of the paper's runs, with whose answer each is: (defense, λ₁, iteration)."""
     wanted = (tandem["network"] == "dip2") & (tandem["average"] == AVERAGE)
     wanted &= tandem["run"].isin(list(RUNS)) & (tandem["steps"] <= LAST)
     rows = tandem[wanted]
@@ -328,9 +329,12 @@ def _answers(tandem: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(tandem: pd.DataFrame) -> pd.DataFrame:
-    """Figure 6's points of the paper's two runs, with Wilson's intervals."""
+    """Figure 6's points of the paper's runs, on the images of all, with Wilson's intervals."""
+    answers = _answers(tandem)
+    runs = answers.groupby("image")["run"].nunique()
+    common = answers["image"].isin(runs.index[runs == runs.max()])
     parts = []
-    for read, rows in _answers(tandem).groupby("read"):
+    for read, rows in answers[common].groupby("read"):
         n, correct = len(rows), int(rows["correct"].sum())
         low, high = wilson(correct, n)
         parts.append((*read, "bim", n, correct / n, float(low), float(high)))
