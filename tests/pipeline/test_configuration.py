@@ -140,8 +140,8 @@ def test_our_configurations_are_valid(root, schema, file):
         ("experiments.funn.attacks.local_search.r", 2.5, ["local_search.r: found 2.5", "r ≤ 2"]),
         (
             "experiments.tdips.defenses.hgd.widths",
-            [8, 16],
-            ["hgd.widths: found [8, 16]", "len(forward_depths) = len(widths)", "len(widths) - 1"],
+            [8, 16, 32],
+            ["found [2, 1] beside widths [8, 16, 32]", "len(forward_depths) = len(widths)", "- 1"],
         ),
         ("experiments.tdips.defenses.hgd.channels", 1, ["hgd.channels", "1", "the images, 3"]),
         ("experiments.funn.classifiers.funn.size", 32, ["funn.size", "32", "the images, 28"]),
