@@ -3,9 +3,11 @@
 python demo/baselines.py         continues where it was stopped
 writes demo/baselines.csv (a row per setting and images) and docs/demo_baselines.md.
 
-Every setting is the demo's entry, demo/config.yaml, with a change.
+Every setting is the demo's entry, demo/config.yaml, with a change. A row says the whole of it:
+what was measured with another entry is measured again.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -68,6 +70,7 @@ TRIED = {
         "12 epochs of batches of 20": ({}, {"epochs": 12, "batch_size": 20}),
     },
 }
+KEYS = ["defense", "setting", "entry"]
 OUTPUT = ROOT / "demo/baselines.csv"
 PAGE = ROOT / "docs/demo_baselines.md"
 
@@ -104,18 +107,22 @@ def main() -> None:
     images, labels = to_tensor(splits["train"].images), torch.from_numpy(splits["train"].labels)
     seeds = [derive_seed(0, name) for name in tune.ids]
     sets = {"clean": x} | {name: a(net, x, y, seeds=seeds).images for name, a in ATTACKS.items()}
-    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=["defense", "setting"])
+    table = pd.read_csv(OUTPUT) if OUTPUT.exists() else pd.DataFrame(columns=KEYS)
     for name, tried in TRIED.items():
         entry = experiment["defenses"][name]
         own = {k: v for k, v in entry.items() if k not in ("kind", "label", "training")}
         supplied = {"classifier": net} if name == "hgd" else {}
         for setting, (changes, training) in tried.items():
-            if ((table["defense"] == name) & (table["setting"] == setting)).any():
-                continue
-            defense, start = DEFENSES[name](**own | changes), time.process_time()
             schedule = entry["training"] | training
+            whole = json.dumps(own | changes | {"training": schedule}, sort_keys=True)
+            same = (table["defense"] == name) & (table["setting"] == setting)
+            if (same & (table["entry"] == whole)).any():
+                continue
+            table = table[~same]
+            defense, start = DEFENSES[name](**own | changes), time.process_time()
             defense.fit(images.contiguous(), labels, seed=0, **schedule, **supplied)
-            row = {"defense": name, "setting": setting, "seconds": time.process_time() - start}
+            row = {"defense": name, "setting": setting, "entry": whole}
+            row |= {"seconds": time.process_time() - start}
             with torch.no_grad():
                 correct = {k: count(net, defense(z, tune.ids), y) for k, z in sets.items()}
             rows = pd.DataFrame([row | {"images": k, "correct": c} for k, c in correct.items()])

@@ -139,9 +139,14 @@ def test_our_configurations_are_valid(root, schema, file):
         ("experiments.tdips.attacks.deepfool.candidates", 1, ["candidates: found 1", "≥ 2"]),
         ("experiments.funn.attacks.local_search.r", 2.5, ["local_search.r: found 2.5", "r ≤ 2"]),
         (
+            "experiments.tdips.defenses.hgd",
+            {"kind": "hgd", "widths": [8, 16], "training": {}},
+            ["hgd.widths: found [8, 16]", "len(forward_depths) = len(widths)", "len(widths) - 1"],
+        ),
+        (
             "experiments.tdips.defenses.hgd.widths",
             [8, 16, 32],
-            ["found [2, 1] beside widths [8, 16, 32]", "len(forward_depths) = len(widths)", "- 1"],
+            ["hgd.forward_depths: found [2, 1] beside widths [8, 16, 32]", "len(widths) - 1"],
         ),
         ("experiments.tdips.defenses.hgd.channels", 1, ["hgd.channels", "1", "the images, 3"]),
         ("experiments.funn.classifiers.funn.size", 32, ["funn.size", "32", "the images, 28"]),
