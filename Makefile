@@ -48,7 +48,7 @@ gpu:
 	$(BIN)/python performance/gpu.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again $(AGAIN))
 
 test: check dry-runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 40
 
 test-slurm: .venv/ready
 	apt-get update -qq
