@@ -1,7 +1,10 @@
 """Attack one chunk of images and store the adversarial images with their success and norms."""
 
-from tandem_defense.pipeline import checkpoint, logs
-from tandem_defense.pipeline.attack import attack
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import checkpoint, logs
+    from tandem_defense.pipeline.attack import attack
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     attack(

@@ -1,6 +1,9 @@
 """Attack one chunk of images as a threat does, and store its candidates at every ε."""
 
-from tandem_defense.pipeline import checkpoint, logs, threats
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import checkpoint, logs, threats
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     params, files = snakemake.params, snakemake.input

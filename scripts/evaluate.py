@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from tandem_defense.pipeline import logs, rows
-from tandem_defense.pipeline.chunks import chunk_positions
-from tandem_defense.pipeline.evaluate import evaluate
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import logs, rows
+    from tandem_defense.pipeline.chunks import chunk_positions
+    from tandem_defense.pipeline.evaluate import evaluate
 
 with logs.capture(snakemake.log[0]):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input

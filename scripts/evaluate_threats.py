@@ -1,6 +1,9 @@
 """Judge one chunk of candidates of every threat by a defended classifier."""
 
-from tandem_defense.pipeline import checkpoint, logs, threats
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import checkpoint, logs, threats
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from tandem_defense.artifacts import gallery
-from tandem_defense.pipeline import logs
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.artifacts import gallery
+    from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     params, files = snakemake.params, snakemake.input

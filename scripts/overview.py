@@ -1,10 +1,13 @@
 """Every cell of every experiment, also of those that no table of the papers shows."""
 
-import pandas as pd
+from tandem_defense.startup import quick_start
 
-from tandem_defense.artifacts.overview import overview
-from tandem_defense.files import predictions
-from tandem_defense.pipeline import logs
+with quick_start():
+    import pandas as pd
+
+    from tandem_defense.artifacts.overview import overview
+    from tandem_defense.files import predictions
+    from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     names, files = snakemake.params.experiments, snakemake.input

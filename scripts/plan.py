@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
+from tandem_defense.startup import quick_start
 
-from tandem_defense.artifacts import plan
-from tandem_defense.pipeline import logs
+with quick_start():
+    import pandas as pd
+
+    from tandem_defense.artifacts import plan
+    from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     table = plan.plan(snakemake.params.experiments, pd.read_csv(snakemake.input.benchmark))

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from tandem_defense.pipeline import logs, provenance
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import logs, provenance
 
 with logs.capture(snakemake.log[0]):
     record = provenance.collect(snakemake.params.config)

@@ -1,8 +1,11 @@
 """Restore one chunk of images and classify the result at every read-out step."""
 
-from tandem_defense.pipeline import checkpoint, logs, rows
-from tandem_defense.pipeline.chunks import chunk_positions
-from tandem_defense.pipeline.restore import restore
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import checkpoint, logs, rows
+    from tandem_defense.pipeline.chunks import chunk_positions
+    from tandem_defense.pipeline.restore import restore
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     cards, params, files = snakemake.wildcards, snakemake.params, snakemake.input

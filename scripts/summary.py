@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from tandem_defense.artifacts.summary import summary
-from tandem_defense.files.tables import read_csv
-from tandem_defense.pipeline import logs
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.artifacts.summary import summary
+    from tandem_defense.files.tables import read_csv
+    from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     files = snakemake.input

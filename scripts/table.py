@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from tandem_defense.artifacts import printing
-from tandem_defense.artifacts.base import Inputs, Sheet
-from tandem_defense.pipeline import classes, logs
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.artifacts import printing
+    from tandem_defense.artifacts.base import Inputs, Sheet
+    from tandem_defense.pipeline import classes, logs
 
 with logs.capture(snakemake.log[0]):
     params, output = snakemake.params, snakemake.output

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from tandem_defense.artifacts import timing as times
-from tandem_defense.pipeline import logs
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.artifacts import timing as times
+    from tandem_defense.pipeline import logs
 
 with logs.capture(snakemake.log[0]):
     table = times.gather("benchmarks", omit=snakemake.rule)

@@ -1,6 +1,9 @@
 """Train a classifier and store its weights; its test accuracy goes into the log."""
 
-from tandem_defense.pipeline import checkpoint, logs, train
+from tandem_defense.startup import quick_start
+
+with quick_start():
+    from tandem_defense.pipeline import checkpoint, logs, train
 
 with logs.capture(snakemake.log[0]), checkpoint.of(snakemake):
     train.train(

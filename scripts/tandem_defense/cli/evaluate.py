@@ -21,6 +21,7 @@ from tandem_defense.datasets.folder import Folder
 from tandem_defense.extras import extra
 from tandem_defense.files.base import replacing
 from tandem_defense.pipeline import registry
+from tandem_defense.startup import quick_start
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,12 +136,13 @@ def _evaluated(options: argparse.Namespace, attacks: dict, defenses: dict) -> "p
     quick = QUICK if options.photos else {}
     entry = entries.classifier(options.classifier, options.weights, classes, quick)
 
-    import torch  # after the checks, because it takes seconds
+    with quick_start():  # after the checks, because it takes seconds
+        import torch
 
-    from tandem_defense import device
-    from tandem_defense.evaluation.evaluate import evaluate
-    from tandem_defense.pipeline.classes import build
-    from tandem_defense.pipeline.entries import load, to_tensor
+        from tandem_defense import device
+        from tandem_defense.evaluation.evaluate import evaluate
+        from tandem_defense.pipeline.classes import build
+        from tandem_defense.pipeline.entries import load, to_tensor
 
     processor = device.prepare(options.threads or device.cpus(), options.device)
     if attacks and processor.type == "mps":

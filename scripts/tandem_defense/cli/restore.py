@@ -4,6 +4,7 @@ import argparse
 
 from tandem_defense.cli.arguments import count, device_name, number, size
 from tandem_defense.cli.jobs import plan
+from tandem_defense.startup import quick_start
 
 
 def add(commands) -> None:
@@ -71,8 +72,9 @@ def restore(options: argparse.Namespace) -> None:
     jobs = plan(options)
     if not jobs:
         return
-    from tandem_defense import device  # after the checks, because it takes seconds
-    from tandem_defense.cli import restoring
+    with quick_start():  # after the checks, because it takes seconds
+        from tandem_defense import device
+        from tandem_defense.cli import restoring
 
     chosen = device.prepare(options.threads or device.cpus(), options.device)
     restoring.run(jobs, options, chosen)
