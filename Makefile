@@ -29,8 +29,7 @@ endif
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/snakemake --directory demo --cores $(CORES)
-	$(BIN)/snakemake --directory demo --cores $(CORES) --report results/report.html
+	$(BIN)/snakemake --directory demo --cores $(CORES) --report results/report.html --report-after-run
 	@echo
 	@echo "tables   demo/results/tables/   (table1 to 3, claims, checklist: Markdown, CSV, LaTeX)"
 	@echo "figures  demo/results/figures/  (figure3, 6, 7, 8, 9, funn_figure2 as PNG and PDF)"

@@ -37,6 +37,7 @@ rule attack_defended:
         "logs/attack_defended/{experiment}/{seed}/{classifier}/{defense}/{threat}/{scatteritem}.log",
     benchmark:
         "benchmarks/attack_defended/{experiment}/{seed}/{classifier}/{defense}/{threat}/{scatteritem}.tsv"
+    priority: 3  # with what follows, the longest way to a table
     conda:
         "../envs/torch.yaml"
     resources:

@@ -143,6 +143,7 @@ rule evaluate_threats:
         "logs/evaluate_threats/{experiment}/{seed}/{classifier}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/evaluate_threats/{experiment}/{seed}/{classifier}/{defense}/{scatteritem}.tsv"
+    priority: 3
     conda:
         "../envs/torch.yaml"
     resources:

@@ -263,10 +263,10 @@ class Watch(nn.Module):
 
     def see(self, gradient: Tensor) -> None:
         """Count gradients that are zero or not finite."""
-        flat = gradient.detach().flatten(1)
+        largest = gradient.detach().abs().flatten(1).amax(1)  # NaN where one of them is
         self.calls += 1
-        self.zeros += (flat == 0).all(1)
-        self.no_gradient |= ~flat.isfinite().all(1)
+        self.zeros += largest == 0
+        self.no_gradient |= ~largest.isfinite()
 
     def grows(self, steps: int | None) -> Tensor:
         """Whose loss was still growing at the end of the last `steps`, (B,) bool."""
