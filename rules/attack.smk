@@ -9,6 +9,7 @@ rule attack:
         "logs/attack/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.log",
     benchmark:
         "benchmarks/attack/{experiment}/{seed}/{classifier}/{attack}/{scatteritem}.tsv"
+    priority: 1
     conda:
         "../envs/torch.yaml"
     resources:

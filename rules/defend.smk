@@ -51,6 +51,7 @@ rule restore:
         "logs/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.tsv"
+    priority: 2  # long ones first: a short one still fits in at the end
     wildcard_constraints:
         defense=restorations(),
     conda:
@@ -85,6 +86,7 @@ use rule restore as restore_clean with:
         "logs/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.tsv"
+    priority: 2
     wildcard_constraints:
         defense=restorations(),
     params:
