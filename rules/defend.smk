@@ -51,9 +51,9 @@ rule restore:
         "logs/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore/{experiment}/{seed}/{classifier}/{attack}/{defense}/{scatteritem}.tsv"
-    priority: 2  # long ones first: a short one still fits in at the end
     wildcard_constraints:
         defense=restorations(),
+    priority: 2  # long ones first: a short one still fits in at the end
     conda:
         "../envs/torch.yaml"
     resources:
@@ -86,9 +86,9 @@ use rule restore as restore_clean with:
         "logs/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.log",
     benchmark:
         "benchmarks/restore_clean/{experiment}/{seed}/{defense}/{scatteritem}.tsv"
-    priority: 2
     wildcard_constraints:
         defense=restorations(),
+    priority: 2
     params:
         code=code(
             "restore.py",
