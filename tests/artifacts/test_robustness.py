@@ -100,6 +100,21 @@ def test_signs_that_compare_cells():
     assert found["bpda", 0.1].signs == found["bpda", 0.5].signs == "unconstrained_failure"
 
 
+def test_the_worst_case_has_the_signs_of_a_search_at_its_epsilon():
+    """Neither noise, nor an attack that had less room, nor one that went too far, stands for it."""
+    flags = {"zero_gradient": True}
+    parts = [rows(["cccc"], "clean", 0.0), rows(["cccc"], "oblivious", 0.05)]
+    parts += [rows(["cccc"], "oblivious", 0.1, **flags), rows(["ccww"], "noise", 0.1)]
+    parts += [rows(["wwww"], "query", 0.0, linf=0.4)]
+    found = cells(robustness(pd.concat(parts)), "none")
+    assert found["worst", 0.1].accuracy == 0.5
+    assert found["worst", 0.1].signs == "zero_gradients query_better"  # noise is better
+    assert found["worst", 0.05].signs == ""
+    table = Robustness(experiment="tdips", epsilon=0.1)
+    shown = table.grid(table.frame(inputs(pd.concat(parts)), SHEET), SHEET, printing.MARKDOWN)
+    assert "| 100.0 " in printing.markdown(shown).split("No defense")[1].split("\n")[0]
+
+
 def test_several_run_seeds_have_median_and_range():
     parts = [rows(["cccc"], "clean", 0.0, seed=s) for s in range(3)]
     parts += [rows([t], "bpda", seed=s) for s, t in enumerate(("cccw", "ccww", "wwww"))]

@@ -46,8 +46,12 @@ def complaint(config, schema) -> str:
             "threats.mine.attack: found bim that stops early or has no ε",
         ),
         (
-            {"kind": "low_frequency", "attack": {"kind": "autoattack"}},
-            "threats.mine.attack: found autoattack that stops early or has no ε",
+            {"kind": "low_frequency", "attack": {"kind": "carlini_wagner"}},
+            "threats.mine.attack: found carlini_wagner that stops early or has no ε",
+        ),
+        (
+            {"kind": "oblivious", "attack": {"kind": "mifgsm", "semantics": "minimal"}},
+            "threats.mine.attack.semantics: found minimal, which may go beyond ε",
         ),
         (
             {"kind": "oblivious", "attack": {"kind": "pgd_l2"}},

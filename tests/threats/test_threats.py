@@ -4,13 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from judged import rows as known
 from trainings import digits as load
 
 from tandem_defense.attacks import base
+from tandem_defense.attacks.autoattack import AutoAttack
+from tandem_defense.attacks.base import Attack, gradient
 from tandem_defense.attacks.black_box import Noise, Square
 from tandem_defense.attacks.gradient import FGSM
-from tandem_defense.attacks.iterative import BIM, PGD
+from tandem_defense.attacks.iterative import BIM, PGD, IterativeFGSM
 from tandem_defense.attacks.pgd_l2 import PGDL2
 from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.defenses.base import Defense, NoDefense, names_of
@@ -150,6 +153,75 @@ def test_a_gradient_that_is_not_there_is_a_sign_and_no_success(net, test_images)
     dip = DIP(iterations=1, feature_scale=32, gradient=None)
     found = Exact()(PGD_, net, dip, images[:4], labels[:4], ids=IDS[:4])
     assert found.no_gradient.all() and torch.equal(found.images, images[:4])
+
+
+def test_steps_side_by_side_show_signs_too(net, test_images):
+    """A minimal iterative FGSM tries many step sizes of one image at a time."""
+    images, labels = (part[:4] for part in test_images)
+    attack = IterativeFGSM(epsilon=EPSILON, steps=3)
+    found = Exact()(attack, net, Quantized(), images, labels, ids=IDS[:4])
+    right = net.predict(Quantized()(images)) == labels  # the others are not attacked
+    assert torch.equal(found.zero_gradient, right) and right.sum() > 2
+    assert not found.no_gradient.any()
+    dip = DIP(iterations=1, feature_scale=32, gradient=None)
+    found = Exact()(attack, net, dip, images, labels, ids=IDS[:4])
+    assert found.no_gradient.any() and torch.equal(found.images, images)
+
+
+def test_what_lies_outside_the_bound_is_no_success(net, test_images):
+    """AutoAttack's FAB walks there, and comes back."""
+
+    class Wanderer(Attack):
+        """Asks about the image in the opposite brightness, and about one of noise within ε."""
+
+        semantics = "fixed"
+        epsilon: float = 0.01
+        inside: bool = False
+
+        def run(self, model, images, labels, seeds):
+            gradient(model, 1 - images, labels)
+            if self.inside:
+                model(images + 0 * (1 - images))
+            return images
+
+    images, labels = test_images
+    fooled = net.predict(1 - images) != labels
+    found = Oblivious()(Wanderer(), net, NoDefense(), images, labels, ids=IDS)
+    assert fooled.sum() > 12 and not found.silent.any() and not found.incomplete.any()
+    found = Oblivious()(Wanderer(epsilon=1.0), net, NoDefense(), images, labels, ids=IDS)
+    assert torch.equal(found.silent, fooled & ~found.deceived)
+
+
+def test_an_attack_whose_epsilon_is_no_bound_is_refused(net, test_images):
+    with pytest.raises(ValueError, match="minimal.*beyond ε"):
+        Oblivious()(BIM(semantics="minimal"), net, NoDefense(), *test_images)
+
+
+def test_a_defense_in_training_mode_is_attacked_as_it_defends(net, test_images):
+    class Dropping(Defense):
+        """Drops pixels, but only while it trains."""
+
+        def forward(self, images, ids=None):
+            return F.dropout(images, 0.9, self.training)
+
+    images, labels = test_images
+    found = Exact()(PGD_, net, Dropping().train(), images, labels, ids=IDS)
+    bare = Exact()(PGD_, net, NoDefense(), images, labels, ids=IDS)
+    assert torch.equal(found.images, bare.images)
+
+
+def test_autoattack_goes_by_its_own_check_alone(net, test_images, monkeypatch):
+    """Another draw, before or afterwards, would take back what it found of a random defense."""
+
+    def settle(*_):
+        raise AssertionError("a single draw decides")
+
+    monkeypatch.setattr(Attack, "_settle", settle)
+    images, labels = (part[:2] for part in test_images)
+    attack = AutoAttack(epsilon=EPSILON, version="rand")
+    found = Exact()(attack, net, Noisy(), images, labels, ids=IDS[:2])
+    assert found.deceived.any()
+    assert (found.images - images).abs().max() <= EPSILON + 1e-6
 
 
 def test_an_attack_on_the_wrong_model_is_a_transfer_failure(net, test_images):
@@ -339,8 +411,9 @@ def test_an_unbounded_candidate_counts_where_its_norm_is_allowed():
     parts = [known(["cccc"], "oblivious", 0.1), known(["cccc"], "oblivious", 0.5)]
     parts += [known(["cccc"], "clean", 0.0, linf=0.0), known(["cwww"], "deepfool", 0.0, linf=0.3)]
     table = robustness(pd.concat(parts, ignore_index=True))
-    worst = table[table["threat"] == WORST].set_index("epsilon")["accuracy"]
-    assert worst.to_dict() == {0.1: 1.0, 0.5: 0.25}
+    shares = table.pivot(index="threat", columns="epsilon", values="accuracy")
+    assert shares.loc[WORST].dropna().to_dict() == {0.1: 1.0, 0.5: 0.25}
+    assert shares.loc["deepfool"].to_dict() == {0.0: 0.25, 0.1: 1.0, 0.5: 0.25}
 
 
 def test_a_clip_holds_for_threats_too(net, test_images):

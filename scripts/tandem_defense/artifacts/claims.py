@@ -390,8 +390,7 @@ def _cells(table: pd.DataFrame) -> dict[tuple, Point]:
     return {
         (row["classifier"], row["defense"], row["attack"]): Point(
             row["accuracy"],
-            row.get("low", row["accuracy"]),
-            row.get("high", row["accuracy"]),
+            *_interval(row),
             (row["defense"], row.get("first_iterations", 0), row.get("iteration", 0)),
         )
         for row in rows.to_dict("records")
@@ -413,7 +412,21 @@ def _point(line, iteration) -> Point:
     """A curve's point at an iteration."""
     row = line.loc[iteration]
     read = (row["defense"], int(row["first_iterations"]), int(iteration))
-    return Point(float(row["accuracy"]), float(row["low"]), float(row["high"]), read)
+    return Point(float(row["accuracy"]), *_interval(row), read)
+
+
+def _interval(row) -> tuple[float, float]:
+    """Where an accuracy may lie; nothing is known of it for what is printed.
+
+    The range of several seeds is of the same images, and says nothing of what others would do: it
+    counts where it is wider than the interval of so many images.
+    """
+    share = float(row["accuracy"])
+    low, high = float(row.get("low", share)), float(row.get("high", share))
+    if "n" not in row:
+        return low, high
+    least, most = wilson(round(share * row["n"]), int(row["n"]))
+    return min(low, least), max(high, most)
 
 
 def _ranges(chosen, every) -> str:

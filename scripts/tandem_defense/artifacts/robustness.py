@@ -41,7 +41,7 @@ class Robustness(Table):
 
     def grid(self, table: pd.DataFrame, sheet: Sheet, marks: Marks) -> Grid:
         """A row per defense, at `epsilon`; numbers beside a cell are its signs of failure."""
-        near = np.isclose(table["epsilon"], self.epsilon) | (table["epsilon"] == 0)
+        near = np.isclose(table["epsilon"], self.epsilon) | (table["threat"] == CLEAN)
         shown = table[near]
         threats = [n for n in [CLEAN, *sheet.threats, WORST] if n in set(shown["threat"])]
         blocks: dict[str, list[list[str]]] = {}

@@ -53,6 +53,7 @@ class Attack(Settings):
 
     clip: Epsilon | None = None
     semantics = "minimal"  # "fixed": the whole budget is spent, whether the image then fools or not
+    UNBOUNDED = ()  # semantics with which epsilon is only where a search begins
     norm = "linf"  # that a setting epsilon bounds; "l2": the L2 norm, or one like it
     BATCH = None  # images at a time, where more are no faster; None: what fits
 

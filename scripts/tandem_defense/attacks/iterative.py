@@ -128,6 +128,7 @@ class BIM(Attack):
     binary_search_steps: Count = 20
 
     ONLY_IF = {"binary_search_steps": "semantics == 'minimal'"}
+    UNBOUNDED = ("minimal",)
 
     default_step = 0.05  # Foolbox 2's step for "minimal" and "corner", in [0, 1] pixels
     default_share = 0.1  # the step for "fixed", as a share of epsilon

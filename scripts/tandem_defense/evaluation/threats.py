@@ -9,6 +9,7 @@ from tandem_defense.evaluation.statistics import summarize, wilson
 from tandem_defense.extras import extra
 
 with extra("pipeline"):
+    import numpy as np
     import pandas as pd
 
 CELL = ["dataset", "classifier", "defense", "threat", "attack", "epsilon"]
@@ -19,7 +20,7 @@ WORST, CLEAN = "worst", "clean"
 EOT = 20  # draws per step that AutoAttack averages of a random defense
 SHARE = 0.1  # of the images, above which unstable, incomplete and failed to transfer are signs
 UNCONSTRAINED = 0.5  # an ε that takes every pixel to gray: nothing is classified correctly
-SLACK = 1e-5  # of ε, that float32 may exceed it by
+SLACK = 1e-6  # by which float32 may exceed ε
 
 SIGNS = (
     "randomized",
@@ -59,15 +60,24 @@ def per_image(rows: pd.DataFrame, vote: str = "mean") -> pd.DataFrame:
 def worst(images: pd.DataFrame, epsilon: float) -> pd.DataFrame:
     """Per defended classifier, seed and image the least ``correct`` of all that ε allows.
 
-    Every candidate counts whose bound is at most ε or whose realized L∞ norm is, the clean image
-    too: so the worst case never rises with ε, and is at most the accuracy under any one threat.
+    Every candidate counts whose realized L∞ norm is at most ε, the clean image too: so the worst
+    case never rises with ε, and is at most the accuracy under any one threat.
     """
-    bounded = (images["epsilon"] > 0) & (images["epsilon"] <= epsilon)
-    allowed = images[bounded | (images["linf"] <= epsilon * (1 + SLACK))]
+    allowed = images[images["linf"] <= epsilon + SLACK]
     keys = [*DEFENDED, "seed", "image"]
     least = allowed.groupby(keys, observed=True, sort=False)
     least = least.agg({"correct": "min", "draws": "max"}).reset_index()
     return least.assign(threat=WORST, attack="all", epsilon=epsilon)
+
+
+def within(images: pd.DataFrame, epsilon: float) -> pd.DataFrame:
+    """Threats without an ε, held to one: the image itself where a candidate is farther away."""
+    keys = [*DEFENDED, "seed", "image"]
+    clean = images.loc[images["threat"] == CLEAN, [*keys, "correct"]]
+    free = images[(images["epsilon"] == 0) & (images["threat"] != CLEAN)]
+    free = free.merge(clean.rename(columns={"correct": "clean"}), on=keys, how="left")
+    used = free["correct"].where(free["linf"] <= epsilon + SLACK, free["clean"])
+    return free.drop(columns="clean").assign(epsilon=epsilon, correct=used)
 
 
 def robustness(rows: pd.DataFrame, vote: str = "mean") -> pd.DataFrame:
@@ -76,16 +86,21 @@ def robustness(rows: pd.DataFrame, vote: str = "mean") -> pd.DataFrame:
     Columns ``COLUMNS``: n images of one run seed; ``seeds``, how many seeds judged each of them;
     accuracy over all images with Wilson's 95 % interval (over several run seeds median and range);
     ``signs`` of a failed attack, separated by spaces. Clean images are the threat ``clean`` at ε 0.
-    Those of ``worst`` are those of the strongest threat behind it.
+    A threat without an ε is at ε 0 as it is, and at every other :func:`within` that. Signs of
+    ``worst`` are those of the strongest threat behind it.
     """
     images = per_image(rows, vote)
     bounds = sorted(images["epsilon"][images["epsilon"] > 0].unique())
-    cells = [images, *(worst(images, epsilon) for epsilon in bounds)]
-    table = _shares(pd.concat(cells, ignore_index=True))
-    found = signs(images, table)
-    table["signs"] = [" ".join(found.get(tuple(cell), ())) for cell in table[CELL].to_numpy()]
+    cells = [how(images, epsilon) for epsilon in bounds for how in (within, worst)]
+    table = _shares(pd.concat([images, *cells], ignore_index=True))
+    found = signs(images, _shares(images))
+    made = [found.get(tuple(cell)) for cell in table[CELL].to_numpy()]
+    held = [found.get((*cell[:-1], 0.0)) for cell in table[CELL].to_numpy()]
+    table["signs"] = [" ".join(own or free or ()) for own, free in zip(made, held, strict=True)]
+    own, free = ([signs is not None for signs in parts] for parts in (made, held))
+    searched = table.assign(own=own)[np.logical_or(own, free)]
     for i in table.index[table["threat"] == WORST]:
-        table.loc[i, "signs"] = _strongest(table, table.loc[i])
+        table.loc[i, "signs"] = _strongest(searched, table.loc[i])
     return table[COLUMNS]
 
 
@@ -103,14 +118,19 @@ def _shares(images: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS[:-1])
 
 
-def _strongest(table: pd.DataFrame, row: pd.Series) -> str:
-    """The signs of the threat with the least accuracy at a worst case's ε, fewest signs first."""
-    same = (table[DEFENDED] == row[DEFENDED]).all(axis=1) & (table["threat"] != WORST)
-    rivals = table[same & (table["epsilon"] <= row["epsilon"]) & (table["threat"] != CLEAN)]
+def _strongest(searched: pd.DataFrame, row: pd.Series) -> str:
+    """The signs of the threat behind a worst case: the one with the least accuracy within its ε.
+
+    Of several one that had an ε, at the largest, where it may have failed as it did not at a
+    smaller one, and there the one with the fewest signs: it shows as much without them.
+    """
+    same = (searched[DEFENDED] == row[DEFENDED]).all(axis=1)
+    rivals = searched[same & (searched["epsilon"] > 0) & (searched["epsilon"] <= row["epsilon"])]
     if rivals.empty:
         return ""
     order = rivals.assign(count=rivals["signs"].str.split().str.len())
-    return order.sort_values(["accuracy", "count"]).iloc[0]["signs"]
+    by = {"accuracy": True, "own": False, "epsilon": False, "count": True}
+    return order.sort_values(list(by), ascending=list(by.values())).iloc[0]["signs"]
 
 
 def signs(images: pd.DataFrame, table: pd.DataFrame) -> dict[tuple, list[str]]:

@@ -51,6 +51,11 @@ def threat_of(path: str, name: str, experiment: Experiment) -> Iterator[str]:
             f"{path}.attack: found {attack['kind']}, whose ε bounds the L2 norm, allowed is one"
             " whose ε bounds L∞, in which threats are compared"
         )
+    if value["semantics"] in (schema.constant(chosen, "UNBOUNDED") or ()):
+        yield (
+            f"{path}.attack.semantics: found {value['semantics']}, which may go beyond ε, allowed"
+            " is what keeps within it: threats are compared by ε"
+        )
     yield from enough_classes(f"{path}.attack", attack, spec, entry.get("only", {}))
     fixed = value["semantics"] == "fixed"
     if entry["kind"] == "low_frequency" and not ("epsilon" in known and fixed):

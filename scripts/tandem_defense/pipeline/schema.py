@@ -191,7 +191,7 @@ def trained_against_a_classifier(target: str) -> bool:
 CONSTANTS = {
     "dataset": ("AVAILABLE", "CLASSES", "FILES", "SHAPE"),
     "classifiers": ("ARCHITECTURES", "CHECKPOINT", "MAPS", "RELEASED"),
-    "attacks": ("LEAST_CLASSES", "norm", "semantics"),
+    "attacks": ("LEAST_CLASSES", "UNBOUNDED", "norm", "semantics"),
     "defenses": ("CHECKPOINT", "RELEASED", "RESTORATION"),
     "threats": ("ATTACK", "AWARE"),
     "tables": ("NEEDS",),

@@ -25,6 +25,7 @@ with extra("pipeline"):
 DRAWS = 3  # seeds that a candidate for a random defense is judged with, at least
 LATE = 0.1  # the last share of an attack's steps: a loss that still grows there is not at its top
 GROWTH = 0.01  # by so much, as a share of the loss
+ROUNDING = 1e-6  # of float32, by which x + δ may be farther from x than δ
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,18 @@ class Threat(Settings):
         Attacks with another `semantics` than "fixed" get those images alone that the target
         classifies correctly, one at a time: they leave out images that they are done with, so
         that a batch would not see all of them equally often. Raises ValueError for images and
-        labels that cannot be used.
+        labels that cannot be used, and for an attack whose ε is no bound.
         """
+        if attack.semantics in attack.UNBOUNDED:
+            raise ValueError(
+                f"the attack's semantics are {attack.semantics!r}, which may go beyond ε, expected"
+                " others: threats are compared within ε"
+            )
         check_images(images)
         names = names_of(images, ids)
         if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
             check_labels(labels, images, classifier)  # it says what was expected
-        size = max(1, len(images)) if attack.semantics == "fixed" else 1
+        size = attack.BATCH or max(1, len(images)) if attack.semantics == "fixed" else 1
         parts = [
             self._attacked(
                 *(attack, classifier, defense, images[i : i + size], labels[i : i + size]),
@@ -135,16 +141,17 @@ class Threat(Settings):
     ) -> Candidates:
         """The candidates of images that are attacked in one batch."""
         seeds = [derive_seed(seed, name) for name in names]
-        twin = copy.copy(defense)
-        shown = self.target(classifier, twin)
-        if self.AWARE and random(defense):
-            stage = "evaluation" if self.knows_seeds else "attacker"
-            shown = Drawing(shown, twin, seed, stage, self.samples, names, draws)
         epsilon = getattr(attack, "epsilon", 1.0)
         with untouched(classifier), untouched(defense):
+            twin = copy.copy(defense)  # in here: a copy keeps its own mode
+            shown = self.target(classifier, twin)
+            if self.AWARE and random(defense):
+                stage = "evaluation" if self.knows_seeds else "attacker"
+                shown = Drawing(shown, twin, seed, stage, self.samples, names, draws)
             with torch.no_grad():
                 y = check_labels(labels, images, shown)
-            watch = Watch(shown, y, lambda x: self.project(x, images, epsilon))
+            bound = min(epsilon if attack.norm == "linf" else 1.0, attack.clip or 1.0)
+            watch = Watch(shown, y, images, bound, lambda x: self.project(x, images, epsilon))
             watch.eval()
             try:
                 with torch.enable_grad():
@@ -237,36 +244,50 @@ class Through(nn.Module):
 
 
 class Watch(nn.Module):
-    """The target as an attack sees it, and what can be seen of the attack from there."""
+    """The target as an attack sees it, and what can be seen of the attack from there.
 
-    def __init__(self, shown: nn.Module, labels: Tensor, project):
+    bound : L∞, around the `start` images. What lies outside, where some attacks go on their way,
+        tells nothing of an attack within it
+    """
+
+    def __init__(self, shown: nn.Module, labels: Tensor, start: Tensor, bound: float, project):
         super().__init__()
         self.shown, self.labels, self.project = shown, labels, project
+        self.start, self.bound = start, bound
         none = torch.zeros_like(labels, dtype=torch.bool)
         self.ever, self.no_gradient = none.clone(), none.clone()
         self.zeros, self.calls = torch.zeros_like(labels), 0
         self.losses: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """The target's logits (B, K)."""
-        whole = len(images) == len(self.labels)
-        logits = self.shown(self.project(images) if whole else images)
-        if not whole:
+        """The target's logits (B, K); an attack on one image may ask about several of it."""
+        count = len(self.labels)
+        watched = len(images) == count or count == 1
+        logits = self.shown(self.project(images) if watched else images)
+        followed = images.requires_grad and torch.is_grad_enabled()
+        if followed and not logits.requires_grad:
+            raise NoGradient("the target's logits have no gradient")
+        if not watched:
             return logits
-        self.ever |= (logits.argmax(1) != self.labels).detach()
-        if images.requires_grad and torch.is_grad_enabled():
-            if not logits.requires_grad:
-                raise NoGradient("the target's logits have no gradient")
-            self.losses.append(F.cross_entropy(logits, self.labels, reduction="none").detach())
+        with torch.no_grad():
+            inside = (images - self.start).abs().flatten(1).amax(1) <= self.bound + ROUNDING
+            labels = self.labels.expand(len(images))
+            self.ever |= per_image((logits.argmax(1) != labels) & inside, count).any(0)
+            if followed and inside.any():
+                loss = F.cross_entropy(logits, labels, reduction="none")
+                loss = loss.masked_fill(~inside, -torch.inf)
+                self.losses.append(per_image(loss, count).amax(0))
+        if followed:
             images.register_hook(self.see)
         return logits
 
     def see(self, gradient: Tensor) -> None:
         """Count gradients that are zero or not finite."""
         largest = gradient.detach().abs().flatten(1).amax(1)  # NaN where one of them is
+        largest = per_image(largest, len(self.labels))
         self.calls += 1
-        self.zeros += largest == 0
-        self.no_gradient |= ~largest.isfinite()
+        self.zeros += (largest == 0).all(0)
+        self.no_gradient |= (~largest.isfinite()).any(0)
 
     def grows(self, steps: int | None) -> Tensor:
         """Whose loss was still growing at the end of the last `steps`, (B,) bool."""
@@ -275,3 +296,8 @@ class Watch(nn.Module):
             return torch.zeros_like(self.no_gradient)
         path, late = torch.stack(losses), max(1, int(LATE * len(losses)))
         return path[-late:].amax(0) > path[:-late].amax(0) * (1 + GROWTH) + 1e-6
+
+
+def per_image(values: Tensor, count: int) -> Tensor:
+    """(k, count): of `count` images k values each; k is 1 but for a single image."""
+    return values.view(-1, count)
