@@ -235,6 +235,14 @@ def measures(
         yield [row]
 
 
+def ordered(rows: list[dict]) -> pd.DataFrame:
+    """funn.csv: in the order of SETTINGS, whatever was measured first."""
+    table = pd.DataFrame(rows, columns=["setting", "seed", "measure", "n", "value", "noise"])
+    places = {name: i for i, name in enumerate(SETTINGS)}
+    order = table.assign(place=table["setting"].map(places)).sort_values(["place", "seed"]).index
+    return table.loc[order].round(6)
+
+
 def table2(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2 of the networks that stand for its models, columns as the pipeline's."""
     printed = read_table(PUBLISHED / "table2.csv", ["success_rate"])
@@ -285,18 +293,15 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     KEPT.mkdir(parents=True, exist_ok=True)
     splits = MNIST(folder=str(HERE / "inputs/mnist")).load()
-    keys = ["setting", "seed", "measure"]
-    columns = [*keys, "n", "value", "noise"]
     rows = pd.read_csv(OUTPUT).to_dict("records") if OUTPUT.exists() else []
     for seed in options.seeds:
         for name in options.settings:
             known = {r["measure"] for r in rows if (r["setting"], r["seed"]) == (name, seed)}
             for new in measures(name, seed, options.attacks, known, splits):
                 rows += [{"setting": name, "seed": seed} | row for row in new]
-                table = pd.DataFrame(rows, columns=columns).round(6)
-                table.to_csv(OUTPUT, index=False)
+                ordered(rows).to_csv(OUTPUT, index=False)
                 print(name, seed, new[0], flush=True)
-    found = table2(pd.DataFrame(rows, columns=columns).round(6))  # also of another machine's rows
+    found = table2(ordered(rows))  # also of another machine's rows
     found.round(6).to_csv(OUTPUT.with_name("table2.csv"), index=False)
     for seed in options.seeds:
         if all(kept(MODELS[m], seed, "safetensors").exists() for m in ("classic", "funn")):
