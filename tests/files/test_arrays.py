@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,35 @@ def test_images_round_trip(tmp_path):
     found = read_images(tmp_path / "i")
     assert np.array_equal(found.images, image_set().images) and found.ids == ("a", "b", "c")
     assert np.array_equal(found.labels, [0, 1, 0]) and found.classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"labels": np.array([0, 1, 0], np.uint8)}, r"labels are uint8 \(3,\), expected int64"),
+        ({"labels": np.array([0, 1, 2])}, "labels range from 0 to 2, expected 0 to 1: it has 2"),
+        ({"images": np.zeros((3, 4, 5, 3), np.float32)}, "images are float32 .* expected uint8"),
+        ({"images": np.zeros((2, 4, 5, 3), np.uint8)}, r"images are uint8 \(2, .* uint8 \(3, H"),
+        ({"ids": ("a", "b", "a")}, "several images of the ids a$"),
+    ],
+)
+def test_what_a_dataset_returns_is_checked_before_it_is_stored(tmp_path, change, why):
+    """The file would be refused, and the same dataset would write it again."""
+    with pytest.raises(ValueError, match=why):
+        write_images(tmp_path / "i", replace(image_set(), **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_asks_for_as_many_images_as_there_are(tmp_path):
+    split = image_set(3)
+    assert split.chunk(slice(1, 3)).ids == ("b", "c")
+    with pytest.raises(ValueError, match="has 3 test images, expected at least 4: lower"):
+        split.chunk(slice(2, 4))
+
+
+def test_a_classifier_may_know_of_more_classes_than_the_images_have(tmp_path):
+    write_adversarial(tmp_path / "a", adversarial(prediction=np.full(3, 7)))
+    assert read_adversarial(tmp_path / "a").prediction.tolist() == [7, 7, 7]
 
 
 def test_adversarial_round_trip_is_exact(tmp_path):
@@ -61,6 +91,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         ({"images": np.zeros((3, 3, 4, 5))}, r"not float32 in \[0, 1\]"),
         ({"labels": np.array([0, 1, 2])}, "labels outside 0 to 1"),
         ({"labels": np.array([0, -1, 1])}, "labels outside 0 to 1"),
+        ({"prediction": np.array([0, -1, 1])}, "predictions that are not class numbers"),
         ({"l2": np.zeros(2, np.float32)}, "unequal lengths"),
         ({"ids": ("a", "a", "b")}, "names an image twice"),
     ],

@@ -459,6 +459,47 @@ def test_a_class_body_of_one_s_own_may_hold_anything(config, schema, tmp_path, l
         assert expected in complaint(config, schema)
 
 
+def test_a_file_imports_what_lies_beside_it_by_its_name(config, schema, tmp_path):
+    """By dots it fails in the job, and of two helpers of one name Python knows the first."""
+    config["plugins"] = True
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helpers.py").write_text("")
+        file = tmp_path / folder / "mine.py"
+        text = "from tandem_defense.attacks.base import Attack\nimport helpers\n"
+        file.write_text(text + "class Mine(Attack):\n    pass\n")
+        change(config, f"experiments.tdips.attacks.mine_{folder}", {"kind": f"{file}:Mine"})
+        if folder == "a":
+            configuration.check(config, schema)
+    message = complaint(config, schema)
+    assert "attacks.mine_b.kind" in message and f"helpers.py from {tmp_path / 'a'}" in message
+    del config["experiments"]["tdips"]["attacks"]["mine_a"]
+    dotted = tmp_path / "b/dotted.py"
+    dotted.write_text(file.read_text().replace("import helpers", "from .helpers import x"))
+    config["experiments"]["tdips"]["attacks"]["mine_b"]["kind"] = f"{dotted}:Mine"
+    assert "it imports from '.helpers'" in complaint(config, schema)
+
+
+def test_what_is_trained_has_images_of_its_own(config, schema, tmp_path):
+    """Without `train` a folder of pictures trains on its test images, which has to be said."""
+    for name in "abcdefg":
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            (tmp_path / name / f"{i}.png").touch()
+    dataset = {"kind": "folder", "folder": str(tmp_path), "test": 21, "size": 64}
+    config["experiments"]["tdips"]["dataset"] = dataset
+    assert "experiments.tdips.dataset: lacks `train`" in complaint(config, schema)
+    dataset["train"] = 0
+    configuration.check(config, schema)
+
+
+@pytest.mark.parametrize("defense", ["dip", "tdips"])
+def test_an_engine_without_bf16_is_named_before_it_runs(config, schema, defense):
+    entry = config["experiments"]["tdips"]["defenses"][defense]
+    entry |= {"precision": "bf16", "engine": "reference"}
+    assert "only that engine has bf16" in complaint(config, schema)
+
+
 def test_weights_of_null_are_none(config):
     assert demand.made_by({"training": None, "weights": None}) == ["training"]
     assert demand.made_by({"weights": "released"}) == ["weights"]

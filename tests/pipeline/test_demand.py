@@ -107,6 +107,20 @@ def test_what_a_reader_sees_reaches_no_job(config):
     assert work(before) == work(after) and before.sheet() != after.sheet()
 
 
+def test_the_order_of_keys_reaches_no_job(config):
+    """Snakemake compares what jobs are told as text."""
+    before = Experiment("tdips", config["experiments"]["tdips"])
+    turned = {
+        section: {name: dict(reversed(entry.items())) for name, entry in entries.items()}
+        for section, entries in config["experiments"]["tdips"].items()
+        if section in ("classifiers", "attacks", "defenses")
+    }
+    after = Experiment("tdips", config["experiments"]["tdips"] | turned)
+    for section in turned:
+        for name in turned[section]:
+            assert repr(before.entry(section, name)) == repr(after.entry(section, name))
+
+
 @pytest.mark.parametrize("kept", ["tdips", "funn"])
 @pytest.mark.parametrize("shown", ["all", "one figure", "none"])
 def test_one_paper_alone_is_a_configuration(config, schema, kept, shown):

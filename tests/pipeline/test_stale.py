@@ -144,6 +144,26 @@ def test_what_a_file_of_the_user_s_imports_from_beside_it_counts(checkout):
     assert changed(before, hashes(checkout, "study/mine.py:Mine")) == {"nets/deep.py"}
 
 
+def test_folders_without_an_init_count_too(checkout):
+    """Beside the file and in a package; Python imports from them as well."""
+    folder = checkout / "study"
+    (folder / "nets/deep").mkdir(parents=True)
+    (folder / "lib").mkdir()
+    (folder / "nets/__init__.py").write_text("")
+    (folder / "nets/deep/part.py").write_text("K = 1\n")
+    (folder / "lib/core.py").write_text("from nets.deep.part import K\n")
+    (folder / "mine.py").write_text(
+        ATTACK + "from lib.core import K\n\n\nclass Mine(Attack): ...\n"
+    )
+    before = hashes(checkout, "study/mine.py:Mine")
+    for file, name in (("lib/core.py", "core.py"), ("nets/deep/part.py", "part.py")):
+        with (folder / file).open("a") as text:
+            text.write("x = 1\n")
+        after = hashes(checkout, "study/mine.py:Mine")
+        assert changed(before, after) == {name}
+        before = after
+
+
 def test_what_an_installed_module_imports_from_its_package_counts(checkout, monkeypatch):
     """Also by a relative import; and of a package that lies in several places, the module alone."""
     monkeypatch.setenv("PYTHONPATH", str(checkout / "site"))

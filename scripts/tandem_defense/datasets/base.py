@@ -35,6 +35,15 @@ class ImageSet:
             self.images[index], self.labels[index], pick(self.ids), self.classes, pick(self.credits)
         )
 
+    def chunk(self, positions: slice) -> "ImageSet":
+        """The images of a job; ValueError where there are fewer than the experiment takes."""
+        if positions.stop > len(self):
+            raise ValueError(
+                f"the dataset has {len(self)} test images, expected at least {positions.stop}:"
+                " lower the experiment's `images`, or have the dataset return more"
+            )
+        return self[positions]
+
 
 class Dataset(Settings):
     """Labeled images in the splits ``train`` and ``test``; settings are annotated attributes.

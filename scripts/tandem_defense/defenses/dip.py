@@ -117,6 +117,7 @@ class DIP(Defense):
     CONDITIONS = {
         "stop_window is None or stop_held_out is None": "give one rule to stop by, or none",
         "stop_held_out is None or engine != 'triton'": "that engine fits all pixels, take fast",
+        "precision != 'bf16' or engine == 'fast'": "only that engine has bf16",
     }
     ONLY_IF = {
         "stop_patience": "stop_window is not None or stop_held_out is not None",
@@ -223,9 +224,10 @@ class TandemDIP(DIP):
     first_norm: Literal["affine", "instance", "none"] = "affine"
     coarse: Size = 0
 
-    CONDITIONS = {  # DIP's two, and those of `coarse`
+    CONDITIONS = {  # DIP's three, and those of `coarse`
         "stop_window is None or stop_held_out is None": "give one rule to stop by, or none",
         "stop_held_out is None or engine != 'triton'": "that engine fits all pixels, take fast",
+        "precision != 'bf16' or engine == 'fast'": "only that engine has bf16",
         "coarse == 0 or stop_window is None": "early stopping compares outputs of one size",
         "coarse == 0 or stop_held_out is None": "early stopping compares outputs of one size",
         "coarse == 0 or engine != 'triton'": "that engine has one size of image, take fast",

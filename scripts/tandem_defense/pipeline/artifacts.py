@@ -59,8 +59,9 @@ class Artifact:
 
     @property
     def environment(self) -> str:
-        """Which of envs/ it runs in: only what asks a classifier needs PyTorch."""
-        return "torch" if "classifier" in self.needs else "plots"
+        """Which of envs/ it runs in: what asks a classifier needs PyTorch, code of a user's may."""
+        own = ":" in self.entry["kind"]
+        return "torch" if own or "classifier" in self.needs else "plots"
 
     def caption(self, root: Path) -> str:
         """The caption of its kind in the checkout `root`; of the user's own kinds a general one."""

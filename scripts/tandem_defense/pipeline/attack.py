@@ -30,7 +30,7 @@ def attack(
     """Attack one chunk of the first `count` images against the bare classifier (entry, weights)."""
     processor = device.prepare(threads)
     data = read_images(images)
-    chunk = data[chunk_positions(scatteritem, count)]
+    chunk = data.chunk(chunk_positions(scatteritem, count))
     arrays = in_batches(
         classes.build(entry),
         entries.load(*classifier, processor),

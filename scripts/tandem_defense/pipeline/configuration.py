@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 from fractions import Fraction as Rational
 from pathlib import Path
 
-from tandem_defense.pipeline import demand, registry, schema
+from tandem_defense.pipeline import demand, registry, schema, stale
 from tandem_defense.pipeline.artifacts import PUBLISHED, shipped, unlike
 from tandem_defense.pipeline.check_artifacts import artifacts
 from tandem_defense.pipeline.check_entries import (
@@ -68,7 +68,7 @@ def check(
     """
     complaints = list(problems(shape, config))
     if not complaints:  # names and settings mean nothing before the shape is right
-        complaints = list(_plugins(config))
+        complaints = list(_plugins(config)) or list(_helpers(config))
     if not complaints:
         for name, spec in config["experiments"].items():
             complaints += _experiment(f"experiments.{name}", Experiment(name, spec))
@@ -143,10 +143,32 @@ def _plugins(config: dict) -> Iterator[str]:
         else:
             try:
                 schema.schema(kind)
+                if lines := schema.relative(kind.rsplit(":", 1)[0]):
+                    yield (
+                        f"{path}.kind: {kind} cannot be used: it imports from {lines[0]!r}, and a"
+                        " file by itself is in no package: import what lies beside it by its name"
+                    )
                 for constant in schema.CONSTANTS[section]:
                     schema.constant(kind, constant)
             except UNREADABLE as error:
                 yield f"{path}.kind: {kind} cannot be used: {error}"
+
+
+def _helpers(config: dict) -> Iterator[str]:
+    """Files of the user's in several folders do not import others of the same name."""
+    seen: dict[str, Path] = {}
+    for path, section, entry in _entries(config):
+        file = demand.target(section, entry).rsplit(":", 1)[0]
+        if not file.endswith(".py"):
+            continue
+        folder = Path(file).resolve().parent
+        for helper in stale.beside(file):
+            other = seen.setdefault(helper, folder)
+            if other != folder:
+                yield (
+                    f"{path}.kind: {file} imports {helper} from its folder, and another file a"
+                    f" {helper} from {other}: Python knows one module of a name; rename one of them"
+                )
 
 
 def _untrusted(path: str, target: str) -> str:
@@ -216,6 +238,13 @@ def _dataset(path: str, spec: dict) -> Iterator[str]:
     for split, most in (schema.constant(chosen, "AVAILABLE") or {}).items():
         if isinstance(dataset.get(split), int) and dataset[split] > most:
             yield f"{path}.{split}: found {dataset[split]}, the data has {most}"
+    trained = [*spec["classifiers"].values(), *spec["defenses"].values()]
+    none = schema.defaults(chosen).get("train") == 0 and "train" not in dataset
+    if none and any("training" in entry for entry in trained):
+        yield (
+            f"{path}: lacks `train`, the number of images to train on; without it (train: 0) what"
+            " has `training` would be trained on the images that it is evaluated on"
+        )
     test = dataset.get("test", schema.defaults(chosen).get("test"))
     if isinstance(test, int) and spec["images"] > test:
         above = path.removesuffix(".dataset")

@@ -59,11 +59,11 @@ def is_restoration(entry: dict) -> bool:
 
 
 def settings(section: str, entry: dict) -> dict:
-    """What an entry passes to its class, read-outs of a restoration apart."""
+    """What an entry passes to its class, read-outs of a restoration apart; in whatever order."""
     apart = BESIDE[section]
     if section == "defenses" and is_restoration(entry):
         apart = (*apart, *READOUTS)
-    return {key: value for key, value in entry.items() if key not in apart}
+    return {key: entry[key] for key in sorted(entry, key=str) if key not in apart}
 
 
 def networks(entry: dict) -> int:
@@ -128,7 +128,8 @@ class Experiment:
         """Class, settings and training of an entry, as a job gets them."""
         entry = self.spec[section][name]
         told = {"class": target(section, entry), "settings": settings(section, entry)}
-        return told | ({"training": entry["training"] or {}} if "training" in entry else {})
+        training = {"training": dict(sorted((entry.get("training") or {}).items()))}
+        return told | (training if "training" in entry else {})
 
     def dataset(self) -> dict:
         """The dataset's class and settings."""

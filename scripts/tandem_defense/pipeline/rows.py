@@ -19,7 +19,7 @@ def attacked(path: str) -> Chunk:
 
 def clean(path: str, positions: slice) -> Chunk:
     """A chunk of unattacked images."""
-    stored = read_images(path)[positions]
+    stored = read_images(path).chunk(positions)
     zeros = np.zeros(len(stored), np.float32)
     columns = {"label": stored.labels, "linf": zeros, "l2": zeros}
     return Chunk(to_tensor(stored.images), stored.ids, columns)

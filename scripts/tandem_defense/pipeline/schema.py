@@ -54,6 +54,21 @@ def has(target: str) -> bool:
     return False
 
 
+def relative(module: str) -> list[str]:
+    """What a file "file.py" imports from by dots, which only a module of a package can."""
+    if not module.endswith(".py"):
+        return []
+    lines = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom))
+    return ["." * node.level + (node.module or "") for node in lines if node.level]
+
+
+def _importable(path: Path) -> bool:
+    """Whether a file or folder can be imported: a folder needs no ``__init__.py`` for that."""
+    if path.is_dir() and path.name.isidentifier():
+        return any(next(path.glob(pattern), None) for pattern in ("*.py", "*/*.py"))
+    return path.suffix == ".py"
+
+
 @cache
 def home(module: str) -> tuple[Path, frozenset[str]]:
     """The folder that a module's own modules are imported from, and their top-level names.
@@ -62,8 +77,7 @@ def home(module: str) -> tuple[Path, frozenset[str]]:
     """
     if module.endswith(".py"):
         folder = source(module).parent
-        found = (p for p in folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file())
-        return folder, frozenset(p.stem for p in found)
+        return folder, frozenset(p.stem for p in folder.iterdir() if _importable(p))
     top = module.split(".")[0]
     spec = find_spec(top)
     if spec is None or not spec.origin:  # part of a package that several distributions share

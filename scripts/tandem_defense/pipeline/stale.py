@@ -7,6 +7,7 @@ import ast
 import re
 from functools import cache
 from hashlib import sha256
+from importlib.machinery import PathFinder
 from modulefinder import ModuleFinder
 from pathlib import Path
 from types import CodeType
@@ -14,6 +15,7 @@ from types import CodeType
 from tandem_defense.pipeline.schema import home, source
 
 SCRIPTS = Path(__file__).parents[2]
+FOLDER = "folder"  # a kind of module that the finder's parent lacks
 
 
 class OwnModules(ModuleFinder):
@@ -29,8 +31,19 @@ class OwnModules(ModuleFinder):
             return super().import_hook(name, caller, fromlist, level)
         return None
 
+    def find_module(self, name, path, parent=None):
+        """Also folders without ``__init__.py``, which the parent does not know."""
+        spec = PathFinder.find_spec(name, self.path if path is None else path)
+        if spec is not None and spec.loader is None:
+            return None, next(iter(spec.submodule_search_locations)), ("", "", FOLDER)
+        return super().find_module(name, path, parent)
+
     def load_module(self, fqname, fp, pathname, file_info):
         """Read a file once, however many closures it is in."""
+        if file_info[2] == FOLDER:
+            module = self.add_module(fqname)
+            module.__path__ = [pathname]
+            return module
         if not str(pathname).endswith(".py"):
             return super().load_module(fqname, fp, pathname, file_info)
         module = self.add_module(fqname)
@@ -72,6 +85,15 @@ def _closure(name: str, *, script: bool = False) -> tuple[str, ...]:
     # What a module compiles lies beside it.
     files |= {str(p) for f in files for p in Path(f).parent.glob("*.cpp") if _ours(p)}
     return tuple(sorted(files))
+
+
+def beside(file: str) -> set[str]:
+    """What a file of the user's imports from its folder: top-level names, as they lie there."""
+    folder = Path(file).resolve().parent
+    own = [Path(f).resolve() for f in _closure(file) if not _ours(f)]
+    return {str(f.relative_to(folder).parts[0]) for f in own if f.is_relative_to(folder)} - {
+        Path(file).name
+    }
 
 
 def _ours(path: str | Path) -> bool:

@@ -51,7 +51,7 @@ def attack(
     threat, net = classes.build(entry), entries.load(*classifier, processor)
     defended = entries.load(*defense, processor, seed)
     data = read_images(images["test"])
-    chunk = data[chunk_positions(scatteritem, count)]
+    chunk = data.chunk(chunk_positions(scatteritem, count))
     if "pairs" in threat.settings():
         own = read_images(images["train"])[slice(0, threat.pairs)]
         threat.prepare(defended, entries.to_tensor(own.images).to(processor), own.ids, seed)
@@ -141,7 +141,7 @@ def judge(
     """
     processor = device.prepare(threads)
     net, defended = entries.load(*classifier, processor), entries.load(*defense, processor, seed)
-    chunk = read_images(images)[chunk_positions(scatteritem, count)]
+    chunk = read_images(images).chunk(chunk_positions(scatteritem, count))
     zero = np.zeros(len(chunk), np.float32)
     flags = dict.fromkeys(FLAGS, np.zeros(len(chunk), bool))
     bare = isinstance(defended, NoDefense)  # whoever attacks it knows all that there is
