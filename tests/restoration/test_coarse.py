@@ -1,11 +1,13 @@
 """Coarse to fine: what a fit at half the resolution hands over, alike in all engines."""
 
+import weakref
+
 import pytest
 import torch
 from priors import ENGINES, PRIORS, photos, settings, tasks
 
 from tandem_defense.pipeline import checkpoint
-from tandem_defense.restoration import coarse, engine, reference
+from tandem_defense.restoration import coarse, engine, lanes, reference
 from tandem_defense.restoration.reference import FitSettings, Task, dip2
 from tandem_defense.restoration.stopping import EarlyStopping
 
@@ -120,6 +122,20 @@ def how() -> FitSettings:
     return FitSettings(
         readouts=STEPS, learning_rate=1e-3, smoothing=0.9, precision="float64", coarse=10
     )
+
+
+def test_the_network_of_the_coarse_steps_is_gone_when_the_whole_one_comes():
+    """So that a GPU's memory holds one of them at a time."""
+    alive = []
+
+    class Fit(lanes.Fit):
+        def __init__(self, *arguments):
+            assert not any(other() for other in alive)
+            alive.append(weakref.ref(self))
+            super().__init__(*arguments)
+
+    fitted(lanes.fit, tasks(PRIORS["dip2"], 2, *SIZE), (14,), batch=2, kind=Fit)
+    assert len(alive) == 2
 
 
 @pytest.mark.parametrize("name", ["fast", "reference"])

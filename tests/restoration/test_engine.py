@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -58,6 +60,26 @@ def test_float32_is_ieee_s_while_a_fit_computes_and_the_caller_s_in_between():
         for mode, value in zip(modes, before, strict=True):
             mode.fp32_precision = value
     assert len(seen) == 8 and "tf32" not in seen
+
+
+def test_threads_take_turns_on_gpus(monkeypatch):
+    """Else the one that comes second would leave behind what the first has set."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with engine._mode("float32", torch.device("cuda")):
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    with engine._mode("float32", torch.device("cuda")):
+        thread.start()
+        assert not inside.wait(0.5)
+    leave.set()
+    thread.join()
+    assert inside.is_set() and not torch.backends.cudnn.benchmark
 
 
 def test_no_tasks_no_readouts():

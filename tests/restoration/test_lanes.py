@@ -7,7 +7,7 @@ import pytest
 import torch
 from priors import PRIORS, apart, run, settings, tasks
 
-from tandem_defense.restoration import capacity, lanes, reference
+from tandem_defense.restoration import capacity, engine, lanes, reference
 from tandem_defense.restoration.reference import Task
 
 
@@ -95,6 +95,16 @@ def test_on_a_gpu_the_graph_of_a_step_equals_the_reference(prior):
     actual = run(lanes.fit, architecture, there, steps=(1, 50), batch=2)
     actual = {key: tuple(x.cpu() for x in value) for key, value in actual.items()}
     assert apart(actual, expected) < 1e-6
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_every_gpu_of_a_process_captures_its_own_steps():
+    expected = run(lanes.fit, PRIORS["dip2"], tasks(PRIORS["dip2"], 1), steps=(5,))
+    for device in ("cuda:0", "cuda:1"):
+        there = [replace(t, target=t.target.to(device)) for t in tasks(PRIORS["dip2"], 1)]
+        actual = run(engine.fit, PRIORS["dip2"], there, steps=(5,))
+        actual = {key: tuple(x.cpu() for x in value) for key, value in actual.items()}
+        assert apart(actual, expected) < 1e-6
 
 
 def test_nan_in_a_lane_does_not_reach_the_next_image():

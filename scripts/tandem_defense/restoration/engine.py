@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from threading import RLock
 from types import ModuleType
 from typing import Literal
 
@@ -16,6 +17,9 @@ from tandem_defense.restoration.stopping import HeldOut
 from tandem_defense.settings import Count, check
 
 Engine = Literal["fast", "reference", "triton"]
+# Of a process's threads one at a time: captures of graphs exclude each other, and how float32 is
+# computed is the whole process's setting.
+_gpus = RLock()
 
 
 def fit(
@@ -99,6 +103,8 @@ def triton_lanes() -> ModuleType:
 def _mode(precision: str, device: torch.device) -> Iterator[None]:
     """How a fit computes: float32 is IEEE's, on its own device, with gradients."""
     with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(_gpus)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(tf32(precision == "tf32"))
         stack.enter_context(torch.enable_grad())  # also under a caller's no_grad

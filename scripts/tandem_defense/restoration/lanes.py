@@ -218,7 +218,7 @@ class Fit:
         """The whole step as one graph; the lanes' weights are still zero, and are set later."""
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream(self.target.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries choose their kernels and workspaces
@@ -232,7 +232,8 @@ class Fit:
         if needed > torch.cuda.mem_get_info()[0]:
             raise torch.OutOfMemoryError(f"the graph of a step needs {needed} bytes")
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # PyTorch's own stream for captures is on the device of the process's first one.
+        with torch.cuda.graph(graph, stream=side):
             self._step()
         return graph
 
@@ -453,7 +454,7 @@ def fit(
     """
     like = tasks[0].target
 
-    def build(lanes: int) -> Fit:
+    def build(lanes: int, like: Tensor = like) -> Fit:
         return kind(architecture, lanes, like, settings)
 
     def run(lanes: int) -> Iterator[ReadOut]:
@@ -464,9 +465,9 @@ def fit(
         # One batch: the states between the two resolutions wait in memory.
         batch = [record.waiting.popleft() for _ in range(lanes)]
         early = deque(i for i in batch if record.steps(i) < settings.coarse)
-        if early:
-            half = kind(architecture, len(early), coarse.halve(like), settings)
-            yield from Lanes(half, *rest, early, coarse=True).run()
+        if early:  # nothing keeps this network: its memory is for the one of the whole size
+            half = coarse.halve(like)
+            yield from Lanes(build(len(early), half), *rest, early, coarse=True).run()
         if late := deque(i for i in batch if record.steps(i)):
             yield from Lanes(build(len(late)), *rest, late).run()
 
