@@ -8,10 +8,13 @@ from priors import ENGINES, SMALL, photos, two_threads  # noqa: F401
 from torch import nn
 
 from tandem_defense.defenses.dip import DIP, TandemDIP, as_input, as_rgb, is_flat
+from tandem_defense.defenses.dipdefend import DIPDefend
 from tandem_defense.pipeline import schema
 from tandem_defense.restoration import native, reference
 from tandem_defense.restoration.reference import FitSettings, Task, dip1, dip2
 from tandem_defense.seeds import derive_seed
+
+QUICK = {"iterations": 2, "feature_scale": 32, "precision": "bf16"}
 
 
 def test_dip_is_the_reference():
@@ -59,6 +62,23 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(7)
     TandemDIP(first_iterations=(1,), iterations=1, first_width=0.125, **SMALL)(photos(1))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        TandemDIP(first_iterations=(2,), first_width=0.125, **QUICK),
+        DIP(gradient="straight_through", **QUICK),
+        DIPDefend(iterations=2),
+    ],
+    ids=["tandem", "dip", "dipdefend"],
+)
+def test_a_compiled_classifier_has_its_defense_before_it(defense):
+    images, flat = photos(2).float(), nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    expected = flat(defense(images))
+    for _ in range(2):
+        compiled = torch.compile(nn.Sequential(defense, flat), backend="eager")
+        assert torch.equal(compiled(images), expected)
 
 
 def test_readouts_are_points_of_one_run():

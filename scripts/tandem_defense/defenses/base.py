@@ -1,7 +1,8 @@
 """What every defense offers: images in, images out."""
 
+import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from hashlib import sha256
 from typing import Literal
 
@@ -57,6 +58,21 @@ class Defense(Settings, nn.Module):
     def steps(self, images: int, iterations: int) -> int:
         """Optimizer steps that a restoration of this many images takes, summed over images."""
         return images * iterations
+
+
+def uncompiled(method: Callable) -> Callable:
+    """A method that ``torch.compile`` leaves alone: it trains networks, and has engines of its own.
+
+    torch.compiler.disable by itself would import the compiler, which takes longer than a short
+    restoration, for everybody.
+    """
+
+    @wraps(method)
+    def whole(*arguments, **named):
+        used = "torch._dynamo" in sys.modules
+        return (torch.compiler.disable(method) if used else method)(*arguments, **named)
+
+    return whole
 
 
 NO_GRADIENT = (

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem_defense.defenses.base import Defense, names_of
+from tandem_defense.defenses.base import Defense, names_of, uncompiled
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.restoration.engine import fit
 from tandem_defense.restoration.reference import (
@@ -147,6 +147,7 @@ class DIP(Defense):
             precision=self.precision,
         )
 
+    @uncompiled
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images, shape and range as the input's (B, C, H, W); t-DIPs' with its first λ₁.
 

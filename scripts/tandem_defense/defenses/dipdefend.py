@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.adam import Adam
-from tandem_defense.defenses.base import Defense, names_of
+from tandem_defense.defenses.base import Defense, names_of, uncompiled
 from tandem_defense.defenses.dip import Restored, as_input, as_rgb, check
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.restoration.reference import Z_CHANNELS, FitSettings
@@ -60,6 +60,7 @@ class DIPDefend(Defense):
         super().__post_init__()
         self.progress: Callable[[int], None] | None = None
 
+    @uncompiled
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Restored images, shape and range as the input's (B, C, H, W).
 
