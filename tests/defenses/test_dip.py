@@ -81,6 +81,15 @@ def test_a_compiled_classifier_has_its_defense_before_it(defense):
         assert torch.equal(compiled(images), expected)
 
 
+def test_images_too_small_for_coarse_steps_are_refused_at_once():
+    """Before DIP₁ is fitted."""
+    defense, steps = TandemDIP(iterations=1, coarse=1, **SMALL), []
+    defense.progress = steps.append
+    with pytest.raises(ValueError, match="at least 128 × 128 pixels, found 65 × 72: set coarse"):
+        defense(photos(1))
+    assert not steps
+
+
 def test_readouts_are_points_of_one_run():
     images, names = photos(3), list("abc")
     defense = TandemDIP(first_iterations=(6, 3), iterations=8, first_width=0.125, **SMALL)

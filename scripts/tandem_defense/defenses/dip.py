@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tandem_defense.defenses.base import Defense, names_of, uncompiled
 from tandem_defense.pipeline import checkpoint
+from tandem_defense.restoration import coarse
 from tandem_defense.restoration.engine import fit
 from tandem_defense.restoration.reference import (
     Z_CHANNELS,
@@ -248,6 +249,7 @@ class TandemDIP(DIP):
     def _restore(
         self, targets: Tensor, names: list[str], settings: FitSettings
     ) -> Iterator[Restored]:
+        coarse.check(self.coarse, targets.shape[2:])  # before DIP₁ has fitted all images
         lengths = tuple(sorted(set(self.first_iterations)))
         starts = self._starts(targets, names, replace(settings, readouts=lengths, stop=None))
         flat = is_flat(starts, targets)
