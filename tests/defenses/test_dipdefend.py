@@ -26,6 +26,13 @@ def test_an_image_depends_on_nothing_but_itself():
     assert torch.equal(defense(images)[1:2], defense(images[1:2]))  # the content is the id
 
 
+def test_a_caller_s_autocast_changes_nothing():
+    images, defense = photos(1).float(), DIPDefend(iterations=6)
+    expected = defense(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(defense(images), expected)
+
+
 def test_readouts_are_points_of_one_run_and_the_best_output_so_far(monkeypatch):
     """The result at a read-out is the output at the largest smoothed PSNR until then."""
     seen = []

@@ -62,6 +62,15 @@ def test_float32_is_ieee_s_while_a_fit_computes_and_the_caller_s_in_between():
     assert len(seen) == 8 and "tf32" not in seen
 
 
+@pytest.mark.parametrize("name", ["fast", "reference"])
+def test_a_caller_s_autocast_changes_nothing(name):
+    work = tasks(PRIORS["dip2"], 1)
+    how = {"steps": (5,), "precision": "float32", "engine": name}
+    expected = run(engine.fit, PRIORS["dip2"], work, **how)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert apart(run(engine.fit, PRIORS["dip2"], work, **how), expected) == 0
+
+
 def test_threads_take_turns_on_gpus(monkeypatch):
     """Else the one that comes second would leave behind what the first has set."""
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())

@@ -94,9 +94,10 @@ class DIPDefend(Defense):
                 self.progress(part.progress["done"] * readouts[-1])
             for i in range(part.progress["done"], len(images)):
                 some = images[i : i + 1]
-                # Also under a caller's no_grad or inference_mode; on one thread, because sums in
-                # another order end in other pixels.
-                with torch.inference_mode(False), torch.enable_grad(), one_thread():
+                # Also under a caller's no_grad, inference_mode or autocast; on one thread, because
+                # sums in another order end in other pixels.
+                exact = torch.autocast(images.device.type, enabled=False)
+                with torch.inference_mode(False), torch.enable_grad(), exact, one_thread():
                     some = some.clone()
                     found = list(self._restore(as_rgb(some).float(), names[i], readouts))
                 for step, taken, output in found:

@@ -108,6 +108,7 @@ def _mode(precision: str, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(tf32(precision == "tf32"))
         stack.enter_context(torch.enable_grad())  # also under a caller's no_grad
+        stack.enter_context(torch.autocast(device.type, enabled=False))  # also under a caller's
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
             # cuDNN's first plan is a guess: it tries several before a step is captured.
