@@ -25,7 +25,7 @@ class Adam:
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device
-        self.steps = [torch.zeros((), device=device) for _ in self.parameters]
+        self.steps = [torch.zeros((), dtype=torch.float32, device=device) for _ in self.parameters]
 
     @torch.no_grad()
     def step(self, learning_rate: float, beta1: float = 0.9) -> None:

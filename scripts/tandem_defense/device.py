@@ -13,6 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
+# How random numbers are drawn, for every device and whatever PyTorch's defaults are.
+DRAWN = {"dtype": torch.float32, "device": "cpu"}
 _held: list[FileLock] = []  # until this process ends
 
 

@@ -117,7 +117,7 @@ def each_epoch(
     live : whatever else training changes; with `order`, from which the permutations are drawn, it
         is kept in the job's checkpoint, and what an earlier run has done is not done again
     """
-    indices = torch.empty(count, dtype=torch.long)
+    indices = torch.empty(count, dtype=torch.long, device="cpu")
     state = {str(i): item for i, item in enumerate(live)} | {"indices": indices, "order": order}
     part = checkpoint.part(name, state, epoch=0, batch=0).resume()
     at = part.progress
@@ -138,7 +138,7 @@ def each_epoch(
 
     while at["epoch"] < epochs:
         if not at["batch"]:
-            torch.randperm(count, generator=order, out=indices)
+            torch.randperm(count, generator=order, out=indices, device="cpu")
         yield at["epoch"], batches()
         at["epoch"], at["batch"] = at["epoch"] + 1, 0
 
@@ -211,7 +211,7 @@ def minimize(
     if device == "cpu" and precision == "bf16" and torch.backends.cpu.get_cpu_capability() in SLOW:
         log.warning("bf16 may be many times slower than float32 here: the processor has no AVX-512")
     live = [tensor for optimizer in optimizers for tensor in optimizer.live()]
-    steps = epochs * len(batches_of(torch.arange(count), batch_size))
+    steps = epochs * len(batches_of(torch.arange(count, device="cpu"), batch_size))
     rounds = each_epoch(
         name, [*live, *also], order=order, count=count, epochs=epochs, batch_size=batch_size
     )
@@ -238,7 +238,9 @@ def crop(images: Tensor, side: int, source: torch.Generator) -> Tensor:
     spare = (images.shape[2] - height, images.shape[3] - width)
     if spare == (0, 0):
         return images
-    tops, lefts = (torch.randint(s + 1, (len(images),), generator=source).tolist() for s in spare)
+    tops, lefts = (
+        torch.randint(s + 1, (len(images),), generator=source, device="cpu").tolist() for s in spare
+    )
     return torch.stack(
         [
             image[:, top : top + height, left : left + width]

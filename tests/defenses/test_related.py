@@ -5,6 +5,9 @@ import torch
 from refusals import check_settings
 
 from tandem_defense.defenses.base import NoGradient
+from tandem_defense.defenses.comdefend import ComDefend
+from tandem_defense.defenses.dip import DIP, TandemDIP
+from tandem_defense.defenses.dipdefend import DIPDefend
 from tandem_defense.defenses.related import RandomResizePad, TensorShield, TotalVariation
 from tandem_defense.threats.base import random
 
@@ -27,6 +30,36 @@ def test_an_image_does_not_depend_on_its_batch(defense, images):
     assert whole.shape == images.shape and whole.dtype == images.dtype
     assert whole.min() >= 0 and whole.max() <= 1 and not torch.equal(whole, images)
     assert torch.equal(whole[[2, 0]], defense(images[[2, 0]], ["c", "a"]))
+
+
+DRAWING = {
+    "dip": DIP(iterations=3, feature_scale=32),
+    "held out": DIP(iterations=3, feature_scale=32, stop_held_out=0.1),
+    "window": DIP(iterations=5, feature_scale=32, stop_window=2, stop_patience=1),
+    "bf16": DIP(iterations=3, feature_scale=32, precision="bf16"),
+    "reference": DIP(iterations=3, feature_scale=32, engine="reference"),
+    "tandem": TandemDIP(
+        iterations=3, feature_scale=32, first_iterations=(2,), first_width=0.125, coarse=2
+    ),
+    "dipdefend": DIPDefend(iterations=3),
+    "comdefend": ComDefend(compression=(4,), reconstruction=(4,)),
+    "padding": RandomResizePad(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_pytorch_s_defaults_change_nothing_that_is_drawn(name):
+    """Neither the default type nor the default device, here one without any numbers."""
+    defense = DRAWING[name]
+    images = torch.rand(2, 3, 128, 130, generator=torch.Generator().manual_seed(0))
+    expected = defense(images)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(defense(images), expected)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_padding_is_random_per_image_and_seed(images):

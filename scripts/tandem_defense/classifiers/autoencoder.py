@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.classifiers.strided import Enlarge, Shrink
+from tandem_defense.device import DRAWN
 from tandem_defense.settings import Count, Counts, Positive, Settings, Size, checked
 from tandem_defense.training import (
     check_images,
@@ -338,7 +339,7 @@ class FUNN(ClassicAutoencoder):
 
     def noise(self, images: Tensor, source: torch.Generator) -> Tensor:
         """U(0, 1) numbers for a batch of images, (B, noise_size), on the images' device."""
-        return torch.rand((len(images), self.noise_size), generator=source).to(images)
+        return torch.rand((len(images), self.noise_size), generator=source, **DRAWN).to(images)
 
     @checked
     def fit(

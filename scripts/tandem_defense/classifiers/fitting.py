@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.classifiers.base import Classifier
+from tandem_defense.device import DRAWN
 from tandem_defense.settings import Count, Fraction, Positive, checked
 from tandem_defense.training import drawing, generator, minimize, one_cycle, seeded
 
@@ -72,15 +73,15 @@ def augment(x: Tensor, noise: float, blur: float, rng: torch.Generator) -> Tenso
     """Flip, vary the contrast, blur and add noise to a batch (B, C, H, W), within [0, 1]."""
 
     def chance(p: float) -> Tensor:
-        return (torch.rand(len(x), 1, 1, 1, generator=rng) < p).to(x.device)
+        return (torch.rand(len(x), 1, 1, 1, generator=rng, **DRAWN) < p).to(x.device)
 
     x = torch.where(chance(0.5), x.flip(3), x)
     x = torch.where(chance(0.5), x.flip(2), x)
-    gain = (0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=rng)).to(x.device)
+    gain = (0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=rng, **DRAWN)).to(x.device)
     x = ((x - 0.5) * gain + 0.5).clamp(0, 1)
     x = torch.where(chance(blur), F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "reflect"), 3, 1), x)
-    sigma = noise * torch.rand(len(x), 1, 1, 1, generator=rng)
-    return (x + (sigma * torch.randn(x.shape, generator=rng)).to(x.device)).clamp(0, 1)
+    sigma = noise * torch.rand(len(x), 1, 1, 1, generator=rng, **DRAWN)
+    return (x + (sigma * torch.randn(x.shape, generator=rng, **DRAWN)).to(x.device)).clamp(0, 1)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

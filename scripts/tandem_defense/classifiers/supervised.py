@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem_defense.classifiers.autoencoder import ClassicAutoencoder
+from tandem_defense.device import DRAWN
 from tandem_defense.settings import Count, Positive, checked
 from tandem_defense.training import generator, initialize, minimize
 
@@ -86,7 +87,7 @@ def pgd(
 ) -> Tensor:
     """Images of a larger loss within ±epsilon, in [0, 1]; shape as the input's (B, C, H, W)."""
     unit = {"linf": torch.sign, "l2": lambda d: d / length(d).clamp(min=1e-12)}[norm]
-    delta = (2 * torch.rand(images.shape, generator=draws) - 1).to(images)
+    delta = (2 * torch.rand(images.shape, generator=draws, **DRAWN) - 1).to(images)
     delta = epsilon * (delta if norm == "linf" else delta / length(delta))
     for _ in range(steps):
         x = (images + delta).clamp(0, 1).requires_grad_()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem_defense.defenses.base import Defense, names_of
+from tandem_defense.device import DRAWN
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Counts, Positive, checked
 from tandem_defense.training import (
@@ -77,7 +78,7 @@ class ComDefend(Defense):
         names = names_of(images, ids)
         linear = self.compress(images - 0.5)
         if self.test_noise:
-            noise = torch.zeros(linear.shape)
+            noise = torch.zeros(linear.shape, **DRAWN)
             for i, name in enumerate(names):
                 noise[i] = self.noise(linear.shape[1:], name)
             linear = linear - self.test_noise * noise.to(linear)
@@ -87,7 +88,7 @@ class ComDefend(Defense):
     def noise(self, shape: torch.Size, name: str) -> Tensor:
         """Standard normal numbers for the image called `name`, on the CPU."""
         source = torch.Generator().manual_seed(derive_seed(self.seed, "comdefend", name))
-        return torch.randn(shape, generator=source)
+        return torch.randn(shape, generator=source, **DRAWN)
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Images from their binary codes, shape and range as the input's."""
@@ -149,7 +150,7 @@ class ComDefend(Defense):
         def loss(batch: Tensor) -> dict[str, Tensor]:
             x = crop(images[batch], patch, draws)
             linear = self.compress(x - 0.5).to(x)
-            gaussian = torch.randn(linear.shape, generator=draws).to(linear)
+            gaussian = torch.randn(linear.shape, generator=draws, **DRAWN).to(linear)
             code = torch.sigmoid(linear - noise * gaussian)
             restored = torch.sigmoid(self.reconstruct(code).to(x))
             return {

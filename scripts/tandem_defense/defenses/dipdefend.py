@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tandem_defense.adam import Adam
 from tandem_defense.defenses.base import Defense, names_of, uncompiled
 from tandem_defense.defenses.dip import Restored, as_input, as_rgb, check
+from tandem_defense.device import DRAWN
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.restoration.reference import Z_CHANNELS, FitSettings
 from tandem_defense.seeds import derive_seed
@@ -101,7 +102,9 @@ class DIPDefend(Defense):
                     some = some.clone()
                     found = list(self._restore(as_rgb(some).float(), names[i], readouts))
                 for step, taken, output in found:
-                    yield Restored([i], 0, step, as_input(output, some), torch.tensor([taken]))
+                    yield Restored(
+                        [i], 0, step, as_input(output, some), torch.tensor([taken], device="cpu")
+                    )
                 part.progress["done"] = i + 1
                 if part.due():
                     part.save()
@@ -110,10 +113,11 @@ class DIPDefend(Defense):
         self, target: Tensor, name: str, readouts: Sequence[int]
     ) -> Iterator[tuple[int, int, Tensor]]:
         """(step, step of the best output, that output) of one image (1, 3, H, W) at read-outs."""
-        with seeded(derive_seed(self.seed, "dipdefend", name)):
+        with seeded(derive_seed(self.seed, "dipdefend", name)), torch.device("cpu"):
             network = SkipNetwork(Z_CHANNELS, self.widths, self.skip).to(target.device)
         source = generator(self.seed, "dipdefend", name, "z")
-        z = torch.rand(1, Z_CHANNELS, *target.shape[2:], generator=source).to(target) * Z_SCALE
+        z = torch.rand(1, Z_CHANNELS, *target.shape[2:], generator=source, **DRAWN)
+        z = z.to(target) * Z_SCALE
         optimizer, peak = Adam(network.parameters()), Peak(self.smoothing)
         for step in range(1, readouts[-1] + 1):
             output = network(z)
@@ -143,9 +147,9 @@ class SkipNetwork(nn.Module):
             self.down.append(nn.Sequential(conv(n, m, 3, 2), conv(m, m, 3)))
             self.around.append(conv(n, skip, 1) if skip else nn.Identity())
         for m, below in zip(widths, (*widths[1:], widths[-1]), strict=True):
-            norm = nn.BatchNorm2d(below + skip, track_running_stats=False)
+            norm = batch_norm(below + skip)
             self.up.append(nn.Sequential(norm, conv(below + skip, m, 3), conv(m, m, 1)))
-        self.last, self.skip = nn.Conv2d(widths[0], 3, 1), skip
+        self.last, self.skip = nn.Conv2d(widths[0], 3, 1, dtype=torch.float32), skip
 
     def forward(self, z: Tensor) -> Tensor:
         """z (1, inputs, H, W), at least 2 ** (scales + 1) pixels, to an image (1, 3, H, W)."""
@@ -162,10 +166,19 @@ class SkipNetwork(nn.Module):
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A convolution (H pixels to ⌈H / stride⌉, the edge mirrored), batch norm and leaky ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, padding_mode="reflect"),
-        nn.BatchNorm2d(outputs, track_running_stats=False),
+        nn.Conv2d(
+            *(inputs, outputs, kernel, stride, kernel // 2),
+            padding_mode="reflect",
+            dtype=torch.float32,
+        ),
+        batch_norm(outputs),
         nn.LeakyReLU(0.2),
     )
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """By the statistics of the batch, always."""
+    return nn.BatchNorm2d(channels, track_running_stats=False, dtype=torch.float32)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tandem_defense.classifiers.base import Classifier
 from tandem_defense.defenses.base import Defense
+from tandem_defense.device import DRAWN
 from tandem_defense.pipeline import checkpoint
 from tandem_defense.settings import Count, Counts, Epsilon, Positive, Size, checked
 from tandem_defense.training import (
@@ -150,7 +151,9 @@ class HGD(Defense):
 
             def loss(batch: Tensor) -> dict[str, Tensor]:
                 shown = torch.where(
-                    (torch.rand((len(batch), 1, 1, 1), generator=draws) < 0.5).to(clean.device),
+                    (torch.rand((len(batch), 1, 1, 1), generator=draws, **DRAWN) < 0.5).to(
+                        clean.device
+                    ),
                     clean[batch],
                     attacked[batch].to(clean) / 255,
                 )
@@ -190,11 +193,12 @@ def attack_all(
     With 1 (FGSM), 2, 4 or 8 steps in turn, and a size for each from U(0, `epsilon`).
     """
     attacked = torch.zeros(images.shape, dtype=torch.uint8, device=images.device)
-    sizes = epsilon * torch.rand((len(images), 1, 1, 1), generator=generator(seed, "sizes"))
+    source = generator(seed, "sizes")
+    sizes = epsilon * torch.rand((len(images), 1, 1, 1), generator=source, **DRAWN)
     batches = [
         (steps, batch)
         for i, steps in enumerate(STEPS)
-        for batch in torch.arange(len(images))[i :: len(STEPS)].split(batch_size)
+        for batch in torch.arange(len(images), device="cpu")[i :: len(STEPS)].split(batch_size)
         if len(batch)
     ]
     part = checkpoint.part("attacked", {"images": attacked}, done=0).resume()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandem_defense.defenses.base import Defense
+from tandem_defense.device import DRAWN
 from tandem_defense.settings import Count, Fraction, Positive, checked
 from tandem_defense.training import (
     check_images,
@@ -123,12 +124,13 @@ class MagNet(Defense):
                 f"validation is {validation}, which leaves none of {len(images)} images to train "
                 "on: expected a smaller share or more images"
             )
-        order = torch.randperm(len(images), generator=generator(seed, "validation"))
+        source = generator(seed, "validation")
+        order = torch.randperm(len(images), generator=source, device="cpu")
         clean = images[order[held_out:]]
         draws = generator(seed, "noise")
         initialize(self, seed, "glorot")
         for name, autoencoder in {"AE_I": self.pooled, "AE_II": self.flat}.items():
-            gaussian = torch.randn(clean.shape, generator=draws).to(clean)
+            gaussian = torch.randn(clean.shape, generator=draws, **DRAWN).to(clean)
             noisy = (clean + noise * gaussian).clamp(0, 1)
 
             def loss(

@@ -41,7 +41,7 @@ class RandomResizePad(Defense):
             source = torch.Generator().manual_seed(derive_seed(self.seed, "resize_pad", name))
 
             def draw(low: int, high: int, source=source) -> int:
-                return int(torch.randint(low, high + 1, (), generator=source))
+                return int(torch.randint(low, high + 1, (), generator=source, device="cpu"))
 
             share = draw(0, square[0] - side[0]) / max(1, square[0] - side[0])
             size = [n + round(share * (m - n)) for n, m in zip(side, square, strict=True)]

@@ -45,7 +45,8 @@ class Priors(nn.Module):
         super().__init__()
         self.architecture, self.lanes = architecture, lanes
         self.weights = nn.ParameterList(
-            torch.empty(lanes * shape[0], *shape[1:]) for shape in shapes(architecture)
+            torch.empty(lanes * shape[0], *shape[1:], device="cpu")
+            for shape in shapes(architecture)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class Adam:
         self.mean = [torch.zeros_like(p) for p in network.weights]
         self.square = [torch.zeros_like(p) for p in network.weights]
         device = network.weights[0].device
-        self.steps = torch.zeros(network.lanes, device=device)
+        self.steps = torch.zeros(network.lanes, dtype=torch.float32, device=device)
 
     def reset(self, lane: int) -> None:
         """Forget a lane's past."""
@@ -411,7 +412,7 @@ class Lanes:
         """The images of these lanes as they are now, a copy."""
         fit = self.fit
         output, average, loss = fit.output[lanes], fit.average[lanes], fit.loss[lanes]
-        taken = torch.zeros(len(lanes), dtype=torch.long)
+        taken = torch.zeros(len(lanes), dtype=torch.long, device="cpu")
         for i, lane in enumerate(lanes):
             if self.stopped[lane]:
                 output[i] = average[i] = self.monitor.best[lane].to(average)

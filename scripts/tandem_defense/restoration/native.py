@@ -198,7 +198,7 @@ class Network:
         self._handle = self._new(height, width, architecture.inputs, widths, kind, norm)
         if not self._handle:
             raise MemoryError
-        self.output = torch.empty(3, height, width, dtype=dtype)
+        self.output = torch.empty(3, height, width, dtype=dtype, device="cpu")
         self.average = torch.empty_like(self.output)
         self.size = sum(shape.numel() for shape in shapes(architecture))  # of all parameters
 
@@ -223,7 +223,7 @@ class Network:
     def save(self) -> State:
         """The state after the latest step, to be copied or kept."""
         names = ("parameters", "mean", "square")
-        state = {name: torch.empty(self.size, dtype=self.dtype) for name in names}
+        state = {n: torch.empty(self.size, dtype=self.dtype, device="cpu") for n in names}
         self._save(self._handle, *[x.data_ptr() for x in state.values()])
         return state | {"average": self.average.clone()}
 
@@ -309,7 +309,7 @@ class Fit:
 
     def save(self) -> State:
         """The state after the latest step."""
-        state = self.network.save() | {"iteration": torch.tensor(self.done)}
+        state = self.network.save() | {"iteration": torch.tensor(self.done, device="cpu")}
         return state | (self.monitor.save(0) if self.monitor else {})
 
     @property
@@ -337,7 +337,8 @@ class Fit:
         size = self.target.shape[1:]
         output = coarse.enlarge(self.network.output[None], size)
         average = coarse.enlarge(self.network.average[None], size)
-        loss, taken = average.new_tensor([self.loss]), torch.zeros(1, dtype=torch.long)
+        loss = average.new_tensor([self.loss])
+        taken = torch.zeros(1, dtype=torch.long, device="cpu")
         if self.stopped:
             output = average = self.monitor.best.to(average)
             taken = self.monitor.best_iteration.clone()

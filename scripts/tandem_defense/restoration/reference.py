@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tandem_defense.device import DRAWN
 from tandem_defense.restoration import coarse
 from tandem_defense.restoration.stopping import EarlyStopping, HeldOut
 from tandem_defense.settings import Counts, Positive, Size, Smoothing, check
@@ -230,21 +231,23 @@ def shapes(architecture: Architecture) -> tuple[torch.Size, ...]:
 def draw(architecture: Architecture, task: Task) -> tuple[Tensor, Tensor]:
     """Initial parameters, flat, and the input.
 
-    Everything is drawn on the CPU in float32, so that every device and precision starts alike.
+    Everything is drawn on the CPU in float32, so that every device and precision starts alike,
+    whatever PyTorch's defaults are.
     """
     generator = torch.Generator().manual_seed(task.seed)
     he, parts, sizes = architecture.initial_weights == "he", [], shapes(architecture)
     for weights, biases in zip(sizes[::2], sizes[1::2], strict=True):
         if len(weights) == 1:  # a normalization's scale and shift
-            parts += [torch.ones(weights), torch.zeros(biases)]
+            parts += [torch.ones(weights, **DRAWN), torch.zeros(biases, **DRAWN)]
             continue
         fan_in = weights[1:].numel()
         for shape, bound in ((weights, (6 if he else 1) ** 0.5), (biases, 0 if he else 1)):
-            uniform = 2 * torch.rand(shape.numel(), generator=generator) - 1
+            uniform = 2 * torch.rand(shape.numel(), generator=generator, **DRAWN) - 1
             parts.append(uniform * fan_in**-0.5 * bound)
     if task.input is not None:
         return torch.cat(parts), task.input
-    z = torch.rand(architecture.inputs, *task.target.shape[1:], generator=generator)
+    size = (architecture.inputs, *task.target.shape[1:])
+    z = torch.rand(size, generator=generator, **DRAWN)
     return torch.cat(parts), z
 
 
@@ -263,7 +266,8 @@ def fit(
         raise ValueError("the reference has no bf16: use engine fast, or float32")
     for position, task in enumerate(tasks):
         parameters, z = draw(architecture, task)
-        network = build(architecture)
+        with torch.device("cpu"):
+            network = build(architecture)
         nn.utils.vector_to_parameters(parameters, network.parameters())
         network.to(task.target.device, settings.dtype)
         target = task.target.to(settings.dtype)
@@ -296,7 +300,7 @@ def fit(
                     monitor.update(output, average)
                 if progress:
                     progress(1)
-            taken = torch.zeros(1, dtype=torch.long)
+            taken = torch.zeros(1, dtype=torch.long, device="cpu")
             if monitor and monitor.stopped[0]:
                 output = average = monitor.best.to(target)
                 loss, taken = F.mse_loss(output, whole[1]), monitor.best_iteration.cpu()

@@ -72,8 +72,9 @@ class HeldOut:
         """
         generator = torch.Generator().manual_seed(derive_seed(seed, "held out"))
         pixels = target[0].numel()
-        weight = torch.ones(pixels, dtype=torch.float64)
-        weight[torch.randperm(pixels, generator=generator)[: max(1, int(self.share * pixels))]] = 0
+        weight = torch.ones(pixels, dtype=torch.float64, device="cpu")
+        order = torch.randperm(pixels, generator=generator, device="cpu")
+        weight[order[: max(1, int(self.share * pixels))]] = 0
         return (weight / weight.mean()).reshape(1, *target.shape[1:])
 
     def monitor(self, shape: torch.Size, device: torch.device) -> "HeldOutMonitor":
@@ -98,7 +99,7 @@ class Monitor:
         self.iteration = torch.zeros(lanes, dtype=torch.long, device=device)
         self.lowest = torch.full((lanes,), torch.inf, dtype=self.exact, device=device)
         self.best_iteration = torch.zeros(lanes, dtype=torch.long, device=device)
-        self.best = torch.zeros(shape, device=device)
+        self.best = torch.zeros(shape, dtype=torch.float32, device=device)
         self.stopped = torch.zeros(lanes, dtype=torch.bool, device=device)
 
     def begin(self, lane: int, target: Tensor, weight: Tensor | None) -> None:
@@ -140,7 +141,7 @@ class VarianceMonitor(Monitor):
 
     def __init__(self, rule: EarlyStopping, shape: torch.Size, device: torch.device):
         super().__init__(rule, shape, device)
-        self.recent = torch.zeros(rule.window, *shape, device=device)
+        self.recent = torch.zeros(rule.window, *shape, dtype=torch.float32, device=device)
         self.sum = torch.zeros(shape, dtype=self.exact, device=device)
         self.squares = torch.zeros(shape[0], dtype=self.exact, device=device)
         self.slot = 0
