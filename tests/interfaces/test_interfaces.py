@@ -181,6 +181,28 @@ def test_the_toolbox_sees_the_same_logits_and_gradients(defense, estimator, net,
     assert found.dtype == np.float32
 
 
+def test_a_batch_of_the_toolbox_is_split(estimator, images):
+    """It hands over all images at once, and a denoiser's maps need far more memory than they."""
+    from tandem_defense.interfaces.art import DefensePreprocessor
+
+    seen = []
+
+    class Counted(AverageBlur):
+        def forward(self, images, ids=None):
+            seen.append(len(images))
+            return super().forward(images, ids)
+
+    tool, x = DefensePreprocessor(Counted(), batch_size=2), images.numpy()
+    assert (tool(x)[0] == DefensePreprocessor(AverageBlur())(x)[0]).all()
+    assert seen == [2, 1]
+    found = tool.estimate_gradient(x, x)
+    assert (found == DefensePreprocessor(AverageBlur()).estimate_gradient(x, x)).all()
+    assert seen == [2, 1, 2, 1]
+    assert tool(x[:0])[0].shape == (0, 3, 20, 20)
+    with pytest.raises(ValueError, match="batch_size: found 0, allowed is a whole number ≥ 1"):
+        DefensePreprocessor(AverageBlur(), batch_size=0)
+
+
 def test_an_attack_leaves_no_gradients_in_the_defense(estimator, images):
     defense = HGD(**SMALL_HGD)
     estimator(defense).loss_gradient(images.numpy(), np.eye(3)[[0, 1, 2]])
@@ -231,6 +253,17 @@ def test_the_transform_keeps_type_and_shape(images, dtype):
     made = DefenseTransform(NoDefense())(video)
     assert isinstance(made, tv_tensors.Video) and made.dtype == dtype
     assert torch.equal(made, video)
+
+
+def test_the_transform_refuses_other_pictures_before_it_defends(images):
+    """A palette's numbers are no brightness."""
+    picture = v2.functional.to_pil_image(images[0]).convert("P")
+
+    def defense(images):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r'mode P, .*: convert it with \.convert\("RGB"\)'):
+        DefenseTransform(defense)(picture)
 
 
 def test_the_transform_leaves_labels_and_boxes_alone(images):

@@ -12,6 +12,7 @@ with extra("pipeline"):
     from torchvision.transforms.v2 import functional
 
 IMAGES = (tv_tensors.Image, tv_tensors.Video)
+MODES = ("L", "LA", "RGB", "RGBA")  # of PIL images
 
 
 class DefenseTransform(v2.Transform):
@@ -21,6 +22,8 @@ class DefenseTransform(v2.Transform):
     values of 0 to 255 or 0 to 1, before any normalization.
 
     defense : a defense for the images' number of channels and size
+
+    Raises ValueError for PIL images of other modes than L, LA, RGB and RGBA.
     """
 
     def __init__(self, defense: nn.Module):
@@ -30,6 +33,11 @@ class DefenseTransform(v2.Transform):
     def transform(self, inpt: Image | Tensor, params: dict) -> Image | Tensor:
         """One picture, or a tensor (..., C, H, W)."""
         if isinstance(inpt, Image):
+            if inpt.mode not in MODES:
+                raise ValueError(
+                    f"the picture has the mode {inpt.mode}, expected one of {', '.join(MODES)}:"
+                    ' convert it with .convert("RGB")'
+                )
             return functional.to_pil_image(
                 self._defended(functional.pil_to_tensor(inpt)), inpt.mode
             )
