@@ -255,6 +255,11 @@ def test_wrong_images():
             check_images(wrong, 3)
     with pytest.raises(ValueError, match=r"expected \(B, 3, 9, 9\)"):
         check_images(images, 3, 9)
+    net = nn.Conv2d(3, 1, 1)
+    with pytest.raises(ValueError, match=r"float64, the weights torch.float32: convert"):
+        check_images(images.double(), 3, weights=net)
+    with torch.autocast("cpu", torch.bfloat16):  # converts by itself
+        check_images(images.bfloat16(), 3, weights=net)
     for x, y, words in (
         (images[:0], labels[:0], "no training images"),
         (images * 255, labels, r"expected \[0, 1\]"),

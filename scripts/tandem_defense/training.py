@@ -249,20 +249,43 @@ def crop(images: Tensor, side: int, source: torch.Generator) -> Tensor:
     )
 
 
-def check_images(images: Tensor, channels: int, size: int | None = None) -> None:
-    """Raise ValueError unless `images` is (B, `channels`, H, W) floating point (H = W = `size`)."""
+def check_images(
+    images: Tensor,
+    channels: int | None,
+    size: int | None = None,
+    *,
+    weights: nn.Module | None = None,
+) -> None:
+    """Raise ValueError unless `images` is (B, `channels`, H, W) floating point (H = W = `size`).
+
+    channels : None: any number
+    weights : of a module whose type the images must have, except under autocast
+    """
     side = "H, W" if size is None else f"{size}, {size}"
-    fits = images.ndim == 4 and images.shape[1] == channels
+    fits = images.ndim == 4 and channels in (None, images.shape[1])
     if not fits or (size is not None and tuple(images.shape[2:]) != (size, size)):
+        settings = "" if channels is None else " or the settings channels and size"
         raise ValueError(
-            f"images have the shape {tuple(images.shape)}, expected (B, {channels}, {side}): "
-            "change the images or the settings channels and size"
+            f"images have the shape {tuple(images.shape)}, expected"
+            f" (B, {channels or 'C'}, {side}): change the images{settings}"
         )
     if not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype}, expected floating point in [0, 1]: "
             "divide 8-bit images by 255"
         )
+    expected = (images if weights is None else next(weights.parameters(), images)).dtype
+    if images.dtype != expected and not torch.is_autocast_enabled(images.device.type):
+        raise ValueError(
+            f"images are {images.dtype}, the weights {expected}: convert one of them, e.g. "
+            f"images.to({expected})"
+        )
+
+
+def check_finite(images: Tensor) -> None:
+    """Raise ValueError for NaN and infinity."""
+    if not bool(images.isfinite().all()):
+        raise ValueError("images contain NaN or infinity, expected finite values in [0, 1]")
 
 
 def check_training(images: Tensor, labels: Tensor, channels: int, size: int | None = None) -> None:

@@ -11,6 +11,7 @@ from scipy.ndimage import uniform_filter
 from trainings import random, smooth
 
 from tandem_defense.defenses.controls import JPEG, AverageBlur
+from tandem_defense.defenses.related import RandomResizePad, TensorShield, TotalVariation
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -42,6 +43,25 @@ def test_wrong_images():
         AverageBlur(kernel=9)(random(1, 1, 4, 8))
     with pytest.raises(ValueError, match="1 or 3 channels"):
         JPEG()(random(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [JPEG(), AverageBlur(), RandomResizePad(), TensorShield(ranks=(4, 4)), TotalVariation()],
+    ids=lambda defense: type(defense).__name__,
+)
+def test_wrong_input_does_not_become_a_plausible_image(defense):
+    images = random(2, 3, 16, 16)
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        defense((images * 255).byte())
+    with pytest.raises(ValueError, match=r"shape \(3, 16, 16\), expected \(B, C, H, W\)"):
+        defense(images[0])
+    images[1, 0, 2, 3] = torch.nan
+    if isinstance(defense, AverageBlur | RandomResizePad):  # there NaN stays to be seen
+        assert defense(images).isnan().any()
+    else:
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            defense(images)
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ class ClassicAutoencoder(Classifier):
 
         Raises ValueError for images of another shape or that are not floating point.
         """
-        check_images(images, self.channels, self.size)
+        check_images(images, self.channels, self.size, weights=self)
         return self.autoencoder.encoder(self.padded(images))
 
     def head(self, maps: Tensor) -> Tensor:

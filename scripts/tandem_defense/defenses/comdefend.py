@@ -74,7 +74,7 @@ class ComDefend(Defense):
         Backward the rounding counts as the identity (straight through), so that an attack can
         go through the defense. Raises ValueError for wrong images or another number of ids.
         """
-        check_images(images, self.channels)
+        check_images(images, self.channels, weights=self)
         names = names_of(images, ids)
         linear = self.compress(images - 0.5)
         if self.test_noise:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tandem_defense.defenses.base import Defense
 from tandem_defense.settings import OddCount, Percent
+from tandem_defense.training import check_finite, check_images
 
 
 class AverageBlur(Defense):
@@ -24,8 +25,9 @@ class AverageBlur(Defense):
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Blurred images, shape and range as the input's; differentiable."""
+        check_images(images, None)
         margin = self.kernel // 2
-        if images.ndim != 4 or min(images.shape[2:]) <= margin:
+        if min(images.shape[2:]) <= margin:
             raise ValueError(
                 f"images have the shape {tuple(images.shape)}, expected (B, C, H, W) with H and "
                 f"W > {margin}: use larger images or a kernel below {self.kernel}"
@@ -44,10 +46,12 @@ class JPEG(Defense):
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Compressed images (B, 1 or 3, H, W), device and type as the input's."""
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
+        check_images(images, None)
+        check_finite(images)  # 8 bits have no NaN, it would become black
+        if images.shape[1] not in (1, 3):
             raise ValueError(
                 f"images have the shape {tuple(images.shape)}, expected (B, C, H, W) with 1 or 3 "
-                "channels: drop alpha channels, add a batch dimension"
+                "channels: drop alpha channels"
             )
         pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         result = torch.empty_like(images)

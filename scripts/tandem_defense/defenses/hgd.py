@@ -90,7 +90,7 @@ class HGD(Defense):
 
         Raises ValueError for images of another number of channels or not floating point.
         """
-        check_images(images, self.channels)
+        check_images(images, self.channels, weights=self)
         x, skips = images, []
         for down in self.down:
             x = down(x)

@@ -78,13 +78,13 @@ class MagNet(Defense):
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Images as AE_I reconstructs them, shape and range as the input's; differentiable."""
-        check_images(images, self.channels)
+        check_images(images, self.channels, weights=self)
         return self.pooled(images)
 
     @torch.no_grad()
     def errors(self, images: Tensor) -> Tensor:
         """What the detectors measure, (B, 2): mean |x − AE_I(x)|² and mean |x − AE_II(x)|."""
-        check_images(images, self.channels)
+        check_images(images, self.channels, weights=self)
         squared = (images - self.pooled(images)).square().mean((1, 2, 3))
         absolute = (images - self.flat(images)).abs().mean((1, 2, 3))
         return torch.stack([squared, absolute], 1)

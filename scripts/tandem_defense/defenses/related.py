@@ -10,6 +10,7 @@ from tandem_defense.defenses.base import Defense, names_of
 from tandem_defense.extras import extra
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Count, Counts, Positive
+from tandem_defense.training import check_finite, check_images
 
 with extra("pipeline"):
     import tensorly
@@ -34,6 +35,7 @@ class RandomResizePad(Defense):
 
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Resized and padded images, shape and range as the input's; differentiable."""
+        check_images(images, None)
         side = images.shape[2:]
         square = [max(n, round(self.larger * n)) for n in side]
         made = []
@@ -68,6 +70,8 @@ class TensorShield(Defense):
     @torch.no_grad()
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Images of low rank, shape and range as the input's."""
+        check_images(images, None)
+        check_finite(images)
         made = []
         for image in images:
             ranks = [min(r, n) for r, n in zip(self.ranks, image.shape[1:], strict=True)]
@@ -90,6 +94,8 @@ class TotalVariation(Defense):
     @torch.no_grad()
     def forward(self, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Smoothed images, shape and range as the input's."""
+        check_images(images, None)
+        check_finite(images)
         made = [
             denoise_tv_chambolle(
                 image.cpu().numpy(), weight=self.weight, max_num_iter=self.steps, channel_axis=0
