@@ -81,6 +81,12 @@ def test_a_compiled_classifier_has_its_defense_before_it(defense):
         assert torch.equal(compiled(images), expected)
 
 
+def test_the_content_that_names_an_image_is_the_same_in_any_type():
+    images = photos(1).float()
+    defense = DIP(iterations=2, feature_scale=32)
+    assert torch.equal(defense(images).double(), defense(images.double()))
+
+
 def test_images_too_small_for_coarse_steps_are_refused_at_once():
     """Before DIP₁ is fitted."""
     defense, steps = TandemDIP(iterations=1, coarse=1, **SMALL), []

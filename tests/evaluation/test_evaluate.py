@@ -17,6 +17,7 @@ from tandem_defense.classifiers.small import SmallCNN
 from tandem_defense.defenses.base import Defense
 from tandem_defense.defenses.controls import JPEG, AverageBlur
 from tandem_defense.defenses.dip import TandemDIP
+from tandem_defense.defenses.hgd import HGD
 from tandem_defense.evaluation.statistics import wilson
 
 COLUMNS = "attack defense n correct accuracy low high linf l2 fooled rejected".split()
@@ -202,6 +203,39 @@ def test_what_cannot_be_evaluated_is_refused(images, wrong, why):
     given = {"images": images, "labels": torch.tensor([0, 0, 1, 1])} | wrong
     with pytest.raises(ValueError, match=why):
         tandem_defense.evaluate(Bright(), **given)
+
+
+HGD_SMALL = {"widths": (2, 2), "forward_depths": (1, 1), "backward_depths": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (HGD(**HGD_SMALL), r"last: images are torch.float64, the weights torch.float32: convert"),
+        (HGD(**HGD_SMALL, channels=1).double(), r"last: images have the shape \(1, 3, 16, 16\)"),
+        (AverageBlur(kernel=33), "last: images have the shape .* use larger images or a kernel"),
+        (TandemDIP(**TANDEM, coarse=1), "last: coarse steps need images of at least 128 × 128"),
+    ],
+    ids=["type", "channels", "size", "coarse"],
+)
+def test_a_defense_that_refuses_the_images_is_known_before_others_compute(images, wrong, why):
+    called = []
+
+    def first(batch, ids):
+        called.append(ids)
+        return batch
+
+    given = {"defenses": {"first": first, "last": wrong}}
+    with pytest.raises(ValueError, match=f"defenses: {why}"):
+        tandem_defense.evaluate(Bright(), images.double(), torch.tensor([0, 0, 1, 1]), **given)
+    assert not called
+
+
+def test_a_classifier_of_another_type_is_refused(images):
+    net, labels = SmallCNN(classes=2, width=4), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="float64, the classifier's weights torch.float32: conv"):
+        tandem_defense.evaluate(net, images.double(), labels)
+    assert len(tandem_defense.evaluate(net.double(), images.double(), labels)) == 1
 
 
 def test_the_package_alone_imports_nothing_heavy(root):

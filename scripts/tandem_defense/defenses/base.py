@@ -110,10 +110,11 @@ def names_of(images: Tensor, ids: Sequence[str] | None) -> list[str]:
 
     So ``defense(x)[1:2]`` equals ``defense(x[1:2])``, and an attack may drop finished images from
     its batch without changing the others. An image that an attack has changed is another image,
-    with another draw: pass ids to hold it fixed. Raises ValueError for another number of ids.
+    with another draw: pass ids to hold it fixed. Content is what float32 holds of it, whatever the
+    images' type. Raises ValueError for another number of ids.
     """
     if ids is None:
-        flat = (image.detach().cpu().contiguous().flatten() for image in images)
+        flat = (image.detach().cpu().float().contiguous().flatten() for image in images)
         return [sha256(pixels.view(torch.uint8).numpy()).hexdigest() for pixels in flat]
     if len(ids) != len(images):
         raise ValueError(

@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from tandem_defense.attacks.base import Attack, check_images, check_labels, device_of
 from tandem_defense.attacks.batches import in_batches
-from tandem_defense.defenses.base import NoDefense, names_of
-from tandem_defense.defenses.dip import DIP
+from tandem_defense.defenses.base import Defense, NoDefense, names_of
+from tandem_defense.defenses.dip import DIP, check
+from tandem_defense.defenses.dipdefend import DIPDefend
 from tandem_defense.evaluation.rates import correct, rates
 from tandem_defense.evaluation.rows import Chunk, answers, rows
 from tandem_defense.extras import extra
+from tandem_defense.restoration import coarse
 from tandem_defense.seeds import derive_seed
 from tandem_defense.settings import Settings
 from tandem_defense.training import frozen
@@ -76,7 +78,8 @@ def evaluate(
     rejected : how many images the defense refused
 
     Raises ValueError for images, labels, ids, attacks or defenses that cannot be used, before
-    anything is computed.
+    anything is computed but for one image's logits and what defenses without a restoration make of
+    it; for defenses that are no :class:`.Defense` when they are called.
     """
     attacks, defenses = _named("attacks", attacks, CLEAN), _named("defenses", defenses, NONE)
     for name, attack in attacks.items():
@@ -97,7 +100,8 @@ def evaluate(
     defenses, seeds = {NONE: NoDefense()} | defenses, [derive_seed(seed, name) for name in names]
     cells, tables = len(attacks) + (1 + len(attacks)) * len(defenses), []
     with frozen(*modules), _bar(cells, progress) as bar:
-        labels = check_labels(labels, images, lambda x: classifier(x.to(home))).cpu()
+        labels = check_labels(labels, images, lambda x: _logits(classifier, x.to(home))).cpu()
+        _try(defenses, images[:1].to(home), names[:1])
         bare, _ = answers(classifier, NoDefense(), images, names, home, batch_size)
         for attack in (CLEAN, *attacks):
             columns, attacked = {"label": labels.numpy()}, images
@@ -116,6 +120,37 @@ def evaluate(
                 cell = {"attack": attack, "defense": name, "seed": seed}
                 tables.append(rows(Chunk(attacked, tuple(names), columns), cell, bare, *found))
     return _summary(pd.concat(tables, ignore_index=True))
+
+
+def _logits(classifier: nn.Module, images: Tensor) -> Tensor:
+    """The classifier's answer; ValueError where it fails and its weights have another type."""
+    try:
+        return classifier(images)
+    except RuntimeError as error:
+        expected = next(classifier.parameters(), images).dtype
+        if images.dtype == expected:
+            raise
+        raise ValueError(
+            f"images are {images.dtype}, the classifier's weights {expected}: convert one of them,"
+            f" e.g. images.to({expected})"
+        ) from error
+
+
+@torch.no_grad()
+def _try(defenses: Mapping[str, Callable], image: Tensor, names: list[str]) -> None:
+    """Raise ValueError for a defense that refuses an image (1, C, H, W), before others compute.
+
+    Restorations would take long: they are asked for their checks alone.
+    """
+    for name, defense in defenses.items():
+        try:
+            if isinstance(defense, DIP | DIPDefend):
+                check(image)
+                coarse.check(getattr(defense, "coarse", 0), image.shape[2:])
+            elif isinstance(defense, Defense) and not getattr(defense, "RESTORATION", False):
+                defense(image.clone(), names)
+        except ValueError as error:
+            raise ValueError(f"defenses: {name}: {error}") from error
 
 
 def _named(what: str, given: Sequence | Mapping, reserved: str) -> dict:
