@@ -11,6 +11,7 @@ from torch import nn
 
 from tandem_defense.attacks import base
 from tandem_defense.attacks.base import Attack
+from tandem_defense.attacks.black_box import Noise, Square
 from tandem_defense.attacks.deepfool import DeepFoolLinf
 from tandem_defense.attacks.gradient import FGSM
 from tandem_defense.attacks.iterative import BIM
@@ -328,3 +329,24 @@ def test_classifier_errors():
     for attack in (FGSM(), BIM(), BIM(semantics="fixed")):
         with pytest.raises(ValueError, match="no gradient"):
             attack(blind, X, blind(X).argmax(1))
+
+
+DRAWING = {name: CASES[name][0] for name in RANDOM} | {
+    "noise": Noise(),
+    "square": Square(queries=10),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_pytorch_s_defaults_change_nothing_that_is_drawn(batch, name):
+    """Neither the default type nor the default device, here one without any numbers."""
+    attack = DRAWING[name]
+    net, images, labels = batch()
+    expected = attack(net, images, labels).images
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(attack(net, images, labels).images, expected)
+    finally:
+        torch.set_default_dtype(before)

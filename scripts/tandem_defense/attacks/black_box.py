@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tandem_defense.attacks.base import Attack, each, generators, logits_of_batch, margin
+from tandem_defense.device import DRAWN
 from tandem_defense.extras import extra
 from tandem_defense.settings import Count, Epsilon, Fraction
 
@@ -25,7 +26,7 @@ class Noise(Attack):
     semantics = "fixed"
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
-        noise = [torch.rand(images.shape[1:], generator=g) for g in generators(seeds)]
+        noise = [torch.rand(images.shape[1:], generator=g, **DRAWN) for g in generators(seeds)]
         return (images + self.epsilon * (2 * torch.stack(noise) - 1).to(images)).clamp(0, 1)
 
 
@@ -54,7 +55,7 @@ class Square(Attack):
         channels, height, width = images.shape[1:]
 
         def signs(source: torch.Generator, *shape: int) -> Tensor:
-            return 2.0 * torch.randint(2, shape, generator=source) - 1
+            return 2 * torch.randint(2, shape, generator=source, device="cpu").float() - 1
 
         stripes = torch.stack([signs(g, channels, 1, width) for g in sources]).to(images)
         best = (images + self.epsilon * stripes).clamp(0, 1)
@@ -63,8 +64,8 @@ class Square(Attack):
             side = self.side(query, height, width)
             tried = best.clone()
             for i, g in enumerate(sources):
-                top = int(torch.randint(height - side + 1, (1,), generator=g))
-                left = int(torch.randint(width - side + 1, (1,), generator=g))
+                top = int(torch.randint(height - side + 1, (1,), generator=g, device="cpu"))
+                left = int(torch.randint(width - side + 1, (1,), generator=g, device="cpu"))
                 sign = signs(g, channels, 1, 1).to(images)
                 where = (i, slice(None), slice(top, top + side), slice(left, left + side))
                 tried[where] = (images[where] + self.epsilon * sign).clamp(0, 1)

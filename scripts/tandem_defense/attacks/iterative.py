@@ -239,7 +239,9 @@ class PGD(BIM):
 
     def start(self, images: Tensor, seeds: list[int]) -> Tensor:
         shape, double = images.shape[1:], torch.float64
-        noise = [torch.rand(shape, generator=g, dtype=double) for g in generators(seeds)]
+        noise = [
+            torch.rand(shape, generator=g, dtype=double, device="cpu") for g in generators(seeds)
+        ]
         return (images + self.epsilon * (2 * torch.stack(noise) - 1).to(images)).clamp(0, 1)
 
 

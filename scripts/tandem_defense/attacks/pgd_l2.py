@@ -57,7 +57,7 @@ class PGDL2(Attack):
         """A point uniform in the ball around each image, (B, C, H, W)."""
         size, ways = images[0].numel(), []
         for g in generators(seeds):
-            way = torch.randn(images.shape[1:], generator=g, dtype=torch.float64)
-            share = torch.rand((), generator=g, dtype=torch.float64) ** (1 / size)
+            way = torch.randn(images.shape[1:], generator=g, dtype=torch.float64, device="cpu")
+            share = torch.rand((), generator=g, dtype=torch.float64, device="cpu") ** (1 / size)
             ways.append(self.epsilon * share * way / way.norm())
         return images + torch.stack(ways).to(images)

@@ -39,7 +39,9 @@ class SinglePixel(Attack):
 
     def run(self, model: PyTorchModel, images: Tensor, labels: Tensor, seeds: list[int]) -> Tensor:
         pixels = images[0, 0].numel()
-        order = torch.stack([torch.randperm(pixels, generator=g) for g in generators(seeds)])
+        order = torch.stack(
+            [torch.randperm(pixels, generator=g, device="cpu") for g in generators(seeds)]
+        )
         order = order[:, : self.max_pixels].to(images.device)  # (B, m)
 
         def candidates(rows: Tensor, i: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def draw(candidates: Tensor, count: int, generators: list[torch.Generator]):
     Returns their indices, (n, m), and which of those count, (n, m) bool: rows may have fewer.
     """
     pixels = candidates.shape[1]
-    keys = [torch.rand(pixels, generator=g, dtype=torch.float64) for g in generators]
+    keys = [torch.rand(pixels, generator=g, dtype=torch.float64, device="cpu") for g in generators]
     keys = torch.stack(keys).to(candidates.device).masked_fill(~candidates, torch.inf)
     keys, drawn = keys.topk(min(count, pixels), largest=False, sorted=True)
     return drawn, keys.isfinite()

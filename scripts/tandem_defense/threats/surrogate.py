@@ -86,7 +86,7 @@ class Surrogate(Threat):
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
         with torch.enable_grad():
             for _ in range(self.epochs):
-                for part in torch.randperm(len(x), generator=source).split(16):
+                for part in torch.randperm(len(x), generator=source, device="cpu").split(16):
                     optimizer.zero_grad()
                     F.mse_loss(network(x[part]), restored[part]).backward()
                     optimizer.step()
