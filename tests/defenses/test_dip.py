@@ -209,7 +209,7 @@ def test_bf16_is_near_and_its_result_is_float32():
 def test_precisions_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="tf32 needs a CUDA GPU, found cpu"):
         DIP(iterations=1, precision="tf32")(photos(1).float())
-    with pytest.raises(ValueError, match="reference has no bf16"):
+    with pytest.raises(ValueError, match="only that engine has bf16"):
         DIP(iterations=1, precision="bf16", engine="reference")(photos(1).float())
 
 
