@@ -11,23 +11,22 @@ from tandem_defense.files.arrays import check, check_labeled, inside, names, rea
 
 def write_images(path: str | Path, images: ImageSet) -> None:
     """Store one split of a dataset, 8 bits per channel. Raises ValueError for what is no split."""
-    count = len(images.ids)
-    found = images.images, images.labels
-    kinds = [f"{array.dtype} {array.shape}" for array in found]
-    if found[0].ndim != 4 or found[0].dtype != np.uint8 or found[0].shape[0] != count:
-        raise ValueError(f"the dataset's images are {kinds[0]}, expected uint8 ({count}, H, W, C)")
-    if found[1].shape != (count,) or found[1].dtype != np.int64:
-        raise ValueError(f"the dataset's labels are {kinds[1]}, expected int64 ({count},)")
-    if not inside(images.labels, len(images.classes)):
-        low, high = images.labels.min(), images.labels.max()
+    pixels, labels, count, classes = images.images, images.labels, len(images), len(images.classes)
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or len(pixels) != count:
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"the dataset's images are {found}, expected uint8 ({count}, H, W, C)")
+    if labels.shape != (count,) or labels.dtype != np.int64:
+        found = f"{labels.dtype} {labels.shape}"
+        raise ValueError(f"the dataset's labels are {found}, expected int64 ({count},)")
+    if not inside(labels, classes):
         raise ValueError(
-            f"the dataset's labels range from {low} to {high}, expected 0 to"
-            f" {len(images.classes) - 1}: it has {len(images.classes)} classes"
+            f"the dataset's labels range from {labels.min()} to {labels.max()}, expected 0 to"
+            f" {classes - 1}: it has {classes} classes"
         )
     if twice := [name for name, times in Counter(images.ids).items() if times > 1][:3]:
         raise ValueError(f"the dataset has several images of the ids {', '.join(twice)}")
     texts = {"ids": images.ids, "classes": images.classes, "credits": images.credits}
-    write(path, "images", {"images": images.images, "labels": images.labels}, **texts)
+    write(path, "images", {"images": pixels, "labels": labels}, **texts)
 
 
 def read_images(path: str | Path) -> ImageSet:

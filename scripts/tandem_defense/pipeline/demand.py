@@ -59,7 +59,10 @@ def is_restoration(entry: dict) -> bool:
 
 
 def settings(section: str, entry: dict) -> dict:
-    """What an entry passes to its class, read-outs of a restoration apart; in whatever order."""
+    """What an entry passes to its class, read-outs of a restoration apart.
+
+    In the order of their names: Snakemake compares them as text, and an editor may sort keys.
+    """
     apart = BESIDE[section]
     if section == "defenses" and is_restoration(entry):
         apart = (*apart, *READOUTS)
@@ -128,8 +131,10 @@ class Experiment:
         """Class, settings and training of an entry, as a job gets them."""
         entry = self.spec[section][name]
         told = {"class": target(section, entry), "settings": settings(section, entry)}
-        training = {"training": dict(sorted((entry.get("training") or {}).items()))}
-        return told | (training if "training" in entry else {})
+        if "training" in entry:
+            given = entry["training"] or {}
+            told["training"] = {key: given[key] for key in sorted(given, key=str)}
+        return told
 
     def dataset(self) -> dict:
         """The dataset's class and settings."""
